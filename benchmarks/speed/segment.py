@@ -1,0 +1,137 @@
+"""How long `fewlabel segment` takes: whole process, cold, 256x256x256 voxels of 1 mm.
+
+    python benchmarks/speed/segment.py [--model NAME|FOLDER] [--threads 2] [--runs 5]
+
+The scan is the embedded example in a made-up skull, 16-bit and gzipped. Each run is a process of
+its own on as many cores as threads. Rows go to benchmarks/results/segment_speed.csv: medians of
+wall time and peak resident memory, then of each stage. "import" is what the stages leave of the
+wall time: starting Python, importing, finding the model, leaving.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import nibabel
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from fewlabel.predict import EXAMPLE
+
+RESULTS = Path(__file__).parents[1] / "results" / "segment_speed.csv"
+STAGES = ("import", "read", "start", "conform", "network", "restore", "picture", "write")
+
+
+def whole_head() -> nibabel.Nifti1Image:
+    """The example in 256 voxels along each axis: fluid, bone, fat and skin round the brain."""
+    image = nibabel.load(EXAMPLE)
+    brain = np.asarray(image.dataobj)
+    shape, start = np.array(brain.shape), np.array([30, 12, 50])
+    cut = np.minimum(shape, 256 - start)
+    head = np.zeros((256, 256, 256), dtype=np.float32)
+    inside = tuple(slice(a, a + n) for a, n in zip(start, cut, strict=True))
+    head[inside] = brain[tuple(slice(0, n) for n in cut)] * 4.0
+    near = distance_transform_edt(head[::2, ::2, ::2] == 0) * 2
+    far = near.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    layers = np.select([far == 0, far < 4, far < 9, far < 13, far < 15], [0, 180, 60, 900, 500])
+    head = np.where(head > 0, head, layers) + np.random.default_rng(0).normal(0, 12, head.shape)
+    affine = image.affine.copy()
+    affine[:3, 3] -= start
+    return nibabel.Nifti1Image(np.abs(head).astype(np.int16), affine)
+
+
+def run_once(scan: Path, out: Path, model: str | None, threads: int) -> dict[str, float]:
+    """One cold process: seconds per stage, wall seconds and peak MB."""
+    program = str(Path(sys.executable).with_name("fewlabel"))
+    command = [program, "segment", str(scan), "--out", str(out)]
+    command += ["--threads", str(threads), "--overwrite", "--json"]
+    command += ["--model", model] if model else []
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=limited(threads))
+    output = process.stdout.read() if process.stdout else b""
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begin
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed")
+    seconds = json.loads(output)[0]["record"]["seconds"]
+    rest = wall - sum(seconds.values())
+    return {"wall": wall, "peak_mb": usage.ru_maxrss / 1024, "import": rest, **seconds}
+
+
+def limited(threads: int) -> dict[str, str]:
+    """The environment of a process that shall use so many threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return os.environ | {name: str(threads) for name in names}
+
+
+def machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    names = (
+        [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return f"{names[0].split(':')[1].strip() if names else cpu}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--note", default="", help="what else the machine was doing")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        scan = Path(place) / "head_T1w.nii.gz"
+        nibabel.save(whole_head(), scan)
+        runs = [
+            run_once(scan, Path(place) / "out", asked.model, asked.threads)
+            for _ in range(asked.runs)
+        ]
+    told = [date.today().isoformat(), machine(), " ".join(sys.argv), commit(), asked.note]
+    rows = [(name, "MB" if name == "peak_mb" else "s") for name in ("wall", "peak_mb", *STAGES)]
+    new = not RESULTS.exists()
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", newline="") as stream:
+        table = csv.writer(stream)
+        if new:
+            table.writerow(
+                [
+                    "date",
+                    "machine",
+                    "command",
+                    "commit",
+                    "note",
+                    "stage",
+                    "unit",
+                    "median",
+                    "lowest",
+                    "highest",
+                ]
+            )
+        for name, unit in rows:
+            values = [run[name] for run in runs]
+            told_values = [f"{x:.3f}" for x in (median(values), min(values), max(values))]
+            table.writerow([*told, name, unit, *told_values])
+            print(
+                f"{name:10s}{told_values[0]:>10s} {unit:3s} ({told_values[1]} to {told_values[2]})"
+            )
+
+
+if __name__ == "__main__":
+    main()

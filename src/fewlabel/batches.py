@@ -1,0 +1,183 @@
+"""Batches of patches from conformed cases, each following from the seed and its number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fewlabel.augment import AugmentConfig, augment, mirrored
+from fewlabel.cohort import Case, refuse
+from fewlabel.conformed import Conformed
+from fewlabel.contract import Contract, contract
+from fewlabel.errors import ProtocolError
+from fewlabel.labels import UNLABELED, LabelProtocol
+from fewlabel.patches import Index, cut, draw_start
+from fewlabel.settings import Settings
+from fewlabel.train.stage import Batch
+
+Heads = Mapping[str, LabelProtocol]
+
+
+class PatchConfig(Settings):
+    """Which patches are learned from."""
+
+    size: Index = (96, 96, 96)
+    """Voxels; each must be divisible by the stride of the network."""
+    batch: int = Field(default=2, ge=1)
+    """Patches a batch."""
+    foreground: float = Field(default=0.67, ge=0, le=1)
+    """Share of patches that are drawn around a structure; the others lie anywhere."""
+    rarity: float = Field(default=0.5, ge=0, le=1)
+    """How much rare structures are preferred then: 0 not at all, 1 until all are drawn alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A case that is ready to be learned from.
+
+    Attributes:
+        scan: Its arrays.
+        contracts: For each head that its labels say something about: what they say, and what
+            they say once the image is mirrored.
+    """
+
+    scan: Conformed
+    contracts: Mapping[str, tuple[Contract, Contract]]
+
+
+def make_examples(scans: Sequence[Conformed], heads: Heads) -> list[Example]:
+    """Find out what the labels of each case say about each head.
+
+    Raises:
+        CohortError: Naming the cases whose labels say nothing about any head.
+    """
+    examples, problems = [], []
+    for scan in scans:
+        contracts: dict[str, tuple[Contract, Contract]] = {}
+        for name, head in heads.items():
+            found = None if scan.protocol is None else contract_of(scan.case, head)
+            if found:
+                contracts[name] = (found, found.mirrored(head))
+        if scan.protocol and not contracts:
+            problems.append(
+                f"{scan.case.id}: protocol {scan.protocol.name!r} has nothing in common with"
+                f" {', '.join(repr(head.name) for head in heads.values())}."
+            )
+        examples.append(Example(scan, contracts))
+    refuse("The cohort", problems, fix="name the protocol of their labels, or leave them out.")
+    return examples
+
+
+def contract_of(case: Case, head: LabelProtocol) -> Contract | None:
+    """What a case's labels say about a head; None if nothing."""
+    try:
+        return contract(head, case.drawn_in(), case.looked_for)
+    except ProtocolError:
+        return None
+
+
+def require_every_class(examples: Sequence[Example], heads: Heads) -> None:
+    """Refuse training cases in which a structure that shall be learned never occurs by itself.
+
+    Raises:
+        CohortError: Naming the structures.
+    """
+    problems = []
+    for name, head in heads.items():
+        seen = np.zeros(head.n_classes, dtype=bool)
+        for example in examples:
+            if name in example.contracts and example.scan.places:
+                seen[_told_apart(example.contracts[name][0], example.scan.places.sizes)] = True
+        empty = [
+            label.name for label, there in zip(head.labels, seen[1:], strict=True) if not there
+        ]
+        if empty:
+            problems.append(f"no training case has {', '.join(empty)} ({head.name}).")
+    refuse(
+        "The training set",
+        problems,
+        fix="add cases that have them, take them out of the protocol, or set"
+        " `allow_empty_classes: true`.",
+    )
+
+
+def _told_apart(found: Contract, sizes: np.ndarray) -> np.ndarray:
+    """Network classes that a case has voxels of, under a label that covers nothing else."""
+    sets = found.labels[:-1][sizes > 0]
+    covered = np.bincount(found.merge[found.merge >= 0], minlength=len(found.merge))
+    alone: np.ndarray = sets[(sets >= 0) & (covered[np.maximum(sets, 0)] == 1)]
+    return alone
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Draws batches.
+
+    A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes
+    them. Cases are taken in a random order, all of them before any comes again.
+
+    Attributes:
+        examples: To draw from.
+        heads: Protocol of each head of the network.
+        config: Which patches.
+        chance: How they are changed.
+        seed: Decides all that is random, with the number of the batch.
+    """
+
+    examples: Sequence[Example]
+    heads: Heads
+    config: PatchConfig
+    chance: AugmentConfig
+    seed: int
+
+    def __call__(self, n: int) -> Batch:
+        """Batch number n."""
+        size = self.config.batch
+        drawn = [self._patch(number) for number in range(n * size, (n + 1) * size)]
+        return {key: torch.stack([one[key] for one in drawn]) for key in drawn[0]}
+
+    def _patch(self, number: int) -> Batch:
+        rng = np.random.default_rng((self.seed, 0, number))
+        example = self._turn_of(number)
+        torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        margin = self.chance.margin_voxels
+        i, j, k = (n + 2 * margin for n in self.config.size)
+        start = self._start(rng, example.scan, margin)
+        image = np.stack([cut(one, start, (i, j, k), 0.0) for one in example.scan.image])
+        classes = np.full((i, j, k), UNLABELED, dtype=np.int16)
+        if example.scan.classes is not None:
+            classes = cut(example.scan.classes, start, (i, j, k), UNLABELED)
+        moved = torch.from_numpy(image), torch.from_numpy(classes)
+        flip = rng.random() < self.chance.flip
+        if flip:
+            moved = mirrored(*moved)
+        intensities, labels = augment(*moved, self.config.size, self.chance, torch_rng)
+        return {"image": intensities.contiguous(), **self._labels(example, labels, flip=flip)}
+
+    def _turn_of(self, number: int) -> Example:
+        lap, place = divmod(number, len(self.examples))
+        order = np.random.default_rng((self.seed, 1, lap)).permutation(len(self.examples))
+        return self.examples[int(order[place])]
+
+    def _start(self, rng: np.random.Generator, scan: Conformed, margin: int) -> Index:
+        around = None
+        if scan.places is not None and rng.random() < self.config.foreground:
+            around = scan.places.draw(rng, self.config.rarity)
+        _, i, j, k = scan.image.shape
+        a, b, c = draw_start(rng, (i, j, k), self.config.size, around)
+        return a - margin, b - margin, c - margin
+
+    def _labels(self, example: Example, classes: torch.Tensor, *, flip: bool) -> Batch:
+        found: dict[str, torch.Tensor] = {}
+        for name, head in self.heads.items():
+            if name in example.contracts:
+                terms = example.contracts[name][flip]
+                table, merge = torch.from_numpy(terms.labels), torch.from_numpy(terms.merge)
+                found[f"classes/{name}"] = table[classes.long()]
+            else:
+                merge = torch.arange(head.n_classes, dtype=torch.int16)
+                found[f"classes/{name}"] = torch.full_like(classes, UNLABELED)
+            found[f"merge/{name}"] = merge
+        return found

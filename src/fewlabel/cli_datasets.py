@@ -1,0 +1,74 @@
+"""The commands that turn data into manifests."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def dataset(
+    name: Literal["neobrains12", "mrbrains13"],
+    download: Path,
+    *,
+    out: Path,
+    experiment: Literal["exp1", "exp2", "exp3"] = "exp1",
+    protocol: str = "neobrains7",
+) -> None:
+    """Write the manifest of a challenge's data, and say what is missing in the download.
+
+    Args:
+        name: Which challenge.
+        download: Folder in which its archives were unpacked.
+        out: Manifest to write.
+        experiment: For neobrains12: which images train and which test (xu2017, table 1).
+        protocol: For neobrains12: what the numbers in its label maps stand for.
+    """
+    from fewlabel.cohort import write_cohort
+    from fewlabel.datasets.mrbrains13 import mrbrains13
+    from fewlabel.datasets.neobrains12 import neobrains12
+
+    if name == "neobrains12":
+        cohort = neobrains12(download, experiment, protocol)
+    else:
+        cohort = mrbrains13(download)
+    write_cohort(cohort, out)
+    counts = ", ".join(f"{len(cohort.part(s))} {s}" for s in ("train", "test"))
+    print(f"{out}: {counts}")
+
+
+def cohort(
+    data: Path,
+    *,
+    out: Path,
+    protocol: str = "",
+    desc: str = "",
+    quick: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Index a data set into a manifest, and say what is odd about it.
+
+    Args:
+        data: A BIDS data set, one of nnU-Net, or a folder with `images` and `labels`.
+        out: Manifest to write (TSV).
+        protocol: Name or TSV file of the protocol of the label maps, if the data do not say.
+        desc: BIDS: which label maps, if a session has several.
+        quick: Do not open images and label maps to check them.
+    """
+    from fewlabel.cohort import write_cohort
+    from fewlabel.conformed import check_files
+    from fewlabel.datasets import index_folder
+    from fewlabel.splits import leaks
+
+    found = index_folder(data, protocol, desc)
+    write_cohort(found.cohort, out)
+    cases = found.cohort.cases
+    parts = {split: found.cohort.part(split) for split in ("train", "val", "test")}
+    splits = ", ".join(f"{len(part)} {split}" for split, part in parts.items() if part)
+    people = len({case.person for case in cases})
+    labeled = sum(case.labels is not None for case in cases)
+    print(
+        f"{out}: {len(cases)} cases of {people} people, {labeled} with labels"
+        f" ({splits or 'not split yet'})."
+    )
+    odd = [*found.odd, *leaks(parts), *([] if quick else check_files(cases))]
+    for sentence in odd:
+        print(f"  odd: {sentence}")

@@ -1,0 +1,58 @@
+"""Running a network with torch, where a GPU is asked for. Imported only then."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from safetensors.torch import load_file
+
+from fewlabel.engine import Compute, Engine
+from fewlabel.errors import ConfigError, ModelFolderError
+from fewlabel.nets.unet import UNet
+
+
+def torch_engine(
+    weights: Path,
+    settings: Mapping[str, Any],
+    heads: Mapping[str, int],
+    head: str,
+    compute: Compute,
+) -> Engine:
+    """A U-Net from a safetensors file.
+
+    Args:
+        weights: Its weights, in any precision.
+        settings: Arguments of `UNet`.
+        heads: Number of classes of each head.
+        head: Which output.
+        compute: Device and precision.
+
+    Raises:
+        ConfigError: If there is no GPU.
+        ModelFolderError: If the weights are those of another network.
+    """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no GPU here.", fix="use --device cpu.")
+    network = UNet(heads, **settings)
+    try:
+        network.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    except RuntimeError as problem:
+        raise ModelFolderError(
+            f"{weights} does not fit the network that the card describes: {problem}.",
+            fix="export the model again.",
+        ) from None
+    network.eval().to(compute.device)
+    half = compute.precision == "fast"
+
+    @torch.inference_mode()
+    def run(image: Float32[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "classes i j k"]:
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(compute.device)
+        with torch.autocast(compute.device, torch.bfloat16, enabled=half):
+            logits = network(batch)[head]
+        shares: np.ndarray = (logits[0].float().softmax(0) * 255).round().byte().cpu().numpy()
+        return shares
+
+    return Engine(run, f"torch {torch.__version__}, {'bf16' if half else 'f32'}")

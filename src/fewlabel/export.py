@@ -1,0 +1,248 @@
+"""From a run folder to a model folder: ONNX, checked against torch, with its card."""
+
+import copy
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from fewlabel.errors import ConfigError, ModelFolderError
+from fewlabel.model import ModelCard, ModelFolder, write_model
+from fewlabel.onnx_file import Bits, InOrder, pack, round_weights, to_onnx
+from fewlabel.recipes import Plan, read_plan
+from fewlabel.slices import SliceRule
+from fewlabel.train.checkpoint import load_checkpoint, load_weights
+from fewlabel.train.stage import Export, Workplace
+from fewlabel.train.weights import State, load_state
+from fewlabel.train_run import default_cache
+from fewlabel.version import VERSION
+from fewlabel.whole import write_text
+
+LARGEST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which weights to export.
+
+    Attributes:
+        stage: Name of the stage; None: the last one that has weights.
+        weights: "best" by validation, "last", or "final": what the stage ended on.
+        with_weights: Add `weights.safetensors` for torch.
+        license: Terms of the model, for its card.
+        bits: What weights are stored in; 8 is for large networks, see `onnx_file.pack`.
+    """
+
+    stage: str | None = None
+    weights: Literal["best", "last", "final"] = "final"
+    with_weights: bool = False
+    license: str = "not stated"
+    bits: Bits = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model folder and how faithful it is.
+
+    Attributes:
+        model: The folder.
+        difference: Largest difference of a logit between ONNX and torch with equal weights.
+        rounding: Largest difference of a logit that storing weights in few bits makes.
+        bits: How many.
+    """
+
+    model: ModelFolder
+    difference: float
+    rounding: float
+    bits: Bits = 16
+
+    def as_text(self) -> str:
+        """For people."""
+        return (
+            f"{self.model.as_text()}\n"
+            f"  ONNX and torch differ by at most {self.difference:.2g} in a logit;\n"
+            f"  storing weights in {self.bits} bits changes a logit by at most {self.rounding:.2g}"
+        )
+
+
+def export_run(run: Path, out: Path, choice: Choice | None = None) -> Exported:
+    """Write the model folder of a run.
+
+    Args:
+        run: Run folder. Its data must still be where the settings say, as the recipe builds
+            the networks anew.
+        out: Model folder to write; replaced if it is one already.
+        choice: Which weights.
+
+    Raises:
+        ConfigError: If the run has no such stage or weights.
+        ModelFolderError: If ONNX and torch differ by more than `LARGEST_DIFFERENCE`.
+        OutputError: If `out` cannot be written.
+    """
+    choice = choice or Choice()
+    if not (run / "settings.yaml").is_file():
+        raise ConfigError(
+            f"{run} is no run folder: it has no settings.yaml.",
+            fix="give the folder that was `--out` of `fewlabel train`.",
+        )
+    plan = read_plan(run / "settings.yaml")
+    stage, export = _trained(run, plan, choice)
+    card = ModelCard(
+        name=out.resolve().name.lower(),
+        version="1.0",
+        description=export.description,
+        input=export.input,
+        license=choice.license,
+        heads=dict(export.heads),
+        grid=export.grid,
+        intensity=export.intensity,
+        network=dict(export.settings) if choice.with_weights and export.settings else None,
+        provenance=_provenance(plan, stage, choice),
+    )
+    return write_export(out, export, card, choice.bits)
+
+
+def write_export(out: Path, export: Export, card: ModelCard, bits: Bits = 16) -> Exported:
+    """Write a model folder from a network in memory, and check it against torch.
+
+    Args:
+        out: Model folder to write.
+        export: The network.
+        card: What to say about it; weights for torch are added if it has `network`.
+        bits: What weights are stored in.
+
+    Raises:
+        ModelFolderError: If ONNX and torch differ by more than `LARGEST_DIFFERENCE`.
+        OutputError: If `out` cannot be written.
+    """
+    network = export.network.cpu().float().eval()
+    rounded = copy.deepcopy(network)
+    round_weights(rounded, bits)
+    whole = to_onnx(
+        rounded, tuple(export.heads), export.grid.multiple, export.channels, _dimensions(export)
+    )
+    content = pack(whole, bits)
+    difference, rounding = _compare(content, network, rounded, export)
+    if not difference < LARGEST_DIFFERENCE:
+        raise ModelFolderError(
+            f"ONNX and torch differ by {difference:.2g} in a logit; allowed is"
+            f" {LARGEST_DIFFERENCE:g}.",
+            fix="report this with the versions of torch and openvino, and the network.",
+        )
+    state = {key: value.half() for key, value in network.state_dict().items()}
+    weights = to_safetensors(state) if card.network is not None else None
+    model = write_model(out, card, onnx=content, weights=weights)
+    done = Exported(model, difference, rounding, bits)
+    write_text(out / "README.md", _readme(done))
+    return done
+
+
+# The networks of a run
+
+
+def _trained(run: Path, plan: Plan, choice: Choice) -> tuple[str, Export]:
+    """The stage that was chosen, with its weights, and what is to be exported of it."""
+    begun = {path.parent.name for path in run.glob("*/last.pt")}
+    begun |= {path.parent.name for path in run.glob("*/final.safetensors")}
+    if choice.stage is not None and choice.stage not in begun:
+        raise ConfigError(
+            f"The run {run} has no weights of a stage {choice.stage!r}.",
+            fix=f"use one of {', '.join(sorted(begun)) or 'those that it will have once trained'}.",
+        )
+    left = set(begun)
+    work = Workplace(run, default_cache())
+    for stage in plan.recipe.stages(plan.config, plan.header.seed, work):
+        left.discard(stage.name)
+        if stage.name == choice.stage or (choice.stage is None and not left):
+            load_state(stage.networks, _weights(run / stage.name, choice))
+            return stage.name, plan.recipe.exports(plan.config, stage.networks)
+        load_state(stage.networks, load_weights(run / stage.name / "final.safetensors"))
+    raise ConfigError(
+        f"The recipe has no stage {choice.stage!r}.", fix="export the run with its own settings."
+    )
+
+
+def _weights(folder: Path, choice: Choice) -> State:
+    if choice.weights == "last" and (folder / "last.pt").is_file():
+        content = load_checkpoint(folder / "last.pt", torch.device("cpu"))
+        state: State = content["mean"] or content["networks"]
+        return state
+    path = folder / f"{choice.weights}.safetensors"
+    if not path.is_file():
+        there = [name for name in ("final", "best") if (folder / f"{name}.safetensors").is_file()]
+        there += ["last"] * (folder / "last.pt").is_file()
+        raise ConfigError(
+            f"Stage {folder.name!r} has no {choice.weights} weights; it has"
+            f" {' and '.join(there) or 'none'}.",
+            fix="choose others with `--weights`, or let the stage come to its end.",
+        )
+    return load_weights(path)
+
+
+def _provenance(plan: Plan, stage: str, choice: Choice) -> dict[str, str | int | float | None]:
+    return {
+        "recipe": plan.header.recipe,
+        "seed": plan.header.seed,
+        "stage": stage,
+        "weights": choice.weights,
+        "fewlabel": VERSION,
+        "torch": version("torch"),
+    }
+
+
+def _compare(
+    content: bytes, network: nn.Module, rounded: nn.Module, export: Export
+) -> tuple[float, float]:
+    """Largest differences of ONNX and of rounding, on random images of two sizes."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    heads, m = tuple(export.heads), export.grid.multiple
+    rng = torch.Generator().manual_seed(0)
+    difference = rounding = 0.0
+    for shape in ((2 * m, 2 * m, 3 * m), (4 * m, 3 * m, 2 * m)):
+        image = torch.rand((1, export.channels, *shape[: _dimensions(export)]), generator=rng)
+        found = compiled([image.numpy()])
+        with torch.inference_mode():
+            before, after = (InOrder(net, heads)(image) for net in (network, rounded))
+        for number, (exact, near) in enumerate(zip(before, after, strict=True)):
+            difference = max(difference, float(np.abs(found[number] - near.numpy()).max()))
+            rounding = max(rounding, float((exact - near).abs().max()))
+    return difference, rounding
+
+
+def _dimensions(export: Export) -> Literal[2, 3]:
+    return 2 if isinstance(export.grid, SliceRule) else 3
+
+
+def _readme(done: Exported) -> str:
+    card = done.model.card
+    provenance = "\n".join(f"- {key}: {value}" for key, value in card.provenance.items())
+    measured = "\n".join(f"- {m.metric} {m.value:g} {m.unit} on {m.data}" for m in card.measured)
+    return f"""# {card.name} {card.version}
+
+{card.description}
+
+- Input: {card.input} It works at {card.grid.describe()}.
+- Structures: {", ".join(f"{len(p.labels)} ({p.name})" for p in card.heads.values())}.
+- License: {card.license}.
+- ONNX and torch differ by at most {done.difference:.2g} in a logit.
+
+Run it with `fewlabel segment SCAN --model {done.model.folder.name}`, from the folder that holds it.
+
+## Where it comes from
+
+{provenance or "Not stated."}
+
+## How well it does
+
+{measured or "Not measured yet: see `fewlabel evaluate`."}
+"""

@@ -1,0 +1,103 @@
+"""How a network does on whole scans that it does not learn from, while it is trained."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16
+from torch import Tensor
+
+from fewlabel.batches import Example, Heads
+from fewlabel.contract import Contract
+from fewlabel.labels import LabelProtocol
+from fewlabel.nets.unet import UNet
+from fewlabel.patches import Index, stitch
+from fewlabel.train.stage import Networks, Workplace
+from fewlabel.whole import write_text
+
+TABLE = "validation.csv"
+
+
+class HeldOut:
+    """Scans to validate on.
+
+    Scores are taken on the working grid and judge progress; `fewlabel evaluate` scores what
+    `fewlabel segment` writes, on the grid of the scan.
+
+    Args:
+        examples: Those without labels are left out.
+        heads: Protocol of each head of the network.
+        patch: Voxels that the network sees at once.
+        work: Where `validation.csv` is written to, the Dice of each scan and structure.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], heads: Heads, patch: Index, work: Workplace
+    ) -> None:
+        self.examples = [example for example in examples if example.contracts]
+        self.heads, self.patch, self.work = heads, patch, work
+
+    def score(self, networks: Networks) -> dict[str, float]:
+        """Mean Dice over structures and scans: "score", and for each head if there are more."""
+        net = cast("UNet", networks["net"])
+        rows = [
+            (example.scan.case.id, name, structure, value)
+            for example in self.examples
+            for name in example.contracts
+            for structure, value in self._dice(net, example, name)
+        ]
+        table = (f"{case},{head},{structure},{value:.5f}" for case, head, structure, value in rows)
+        text = "\n".join(("case,head,structure,dice", *table)) + "\n"
+        write_text(self.work.run / TABLE, text)
+        means = {
+            f"dice {head}": float(np.mean([value for _, name, _, value in rows if name == head]))
+            for head in dict.fromkeys(name for _, name, _, _ in rows)
+        }
+        score = float(np.mean([value for _, _, _, value in rows])) if rows else 0.0
+        return {"score": score} | (means if len(means) > 1 else {})
+
+    def _dice(self, net: UNet, example: Example, name: str) -> Iterator[tuple[str, float]]:
+        head = self.heads[name]
+
+        def predict(part: Float32[np.ndarray, "c i j k"]) -> Float32[np.ndarray, "n i j k"]:
+            image = torch.from_numpy(part)[None].to(self.work.device)
+            with torch.no_grad():
+                logits: Tensor = net.decoders[name](net.encoder(image))[0]
+            shares: np.ndarray = logits[0].float().cpu().numpy()
+            return shares
+
+        found = stitch(np.asarray(example.scan.image), self.patch, head.n_classes, predict)
+        assert example.scan.classes is not None
+        yield from dice_by_contract(
+            found, np.asarray(example.scan.classes), example.contracts[name][0], head
+        )
+
+
+def dice_by_contract(
+    found: Int16[np.ndarray, "i j k"],
+    drawn: Int16[np.ndarray, "i j k"],
+    terms: Contract,
+    head: LabelProtocol,
+) -> Iterator[tuple[str, float]]:
+    """Dice of each structure that labels can judge.
+
+    Args:
+        found: Classes of the network.
+        drawn: Classes of the case's own protocol.
+        terms: What they say about those of the network.
+        head: Protocol of the network.
+
+    Yields:
+        Structure, or the first of several that the labels do not tell apart, and its Dice.
+        Structures that neither side has are left out, and so is the background.
+    """
+    said, truth = terms.merge[found], terms.labels[drawn]
+    known = (said >= 0) & (truth >= 0)
+    said, truth = said[known], truth[known]
+    n = head.n_classes
+    size = np.bincount(said, minlength=n) + np.bincount(truth, minlength=n)
+    both = np.bincount(truth[said == truth], minlength=n)
+    for number in np.flatnonzero(size):
+        if number != terms.merge[0]:
+            yield head.names[number - 1], float(2 * both[number] / size[number])

@@ -1,0 +1,275 @@
+"""Model folders: everything that prediction needs, in files that hold no code.
+
+model.onnx            the network: input "image", one output "logits_<head>" per head
+model.json            the card: grid and intensity rule, protocols, provenance, hashes
+weights.safetensors   the same weights for torch, if wanted (fine-tuning, GPUs)
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fewlabel.conform import GridRule
+from fewlabel.errors import ModelFolderError, OutputError
+from fewlabel.labels import LabelProtocol
+from fewlabel.settings import Settings
+from fewlabel.slices import SliceRule
+
+CARD, ONNX, WEIGHTS = "model.json", "model.onnx", "weights.safetensors"
+DEFAULT = "adult-aseg32"
+FORMAT = 1
+
+
+class Measured(Settings):
+    """One result of a model, and on what."""
+
+    data: str
+    """Which scans, such as "malc, 17 adults"."""
+    metric: str
+    value: float
+    unit: str = ""
+
+
+class ModelCard(Settings):
+    """What `model.json` says."""
+
+    format: Literal[1] = 1
+    """Layout of the folder."""
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str
+    description: str
+    """What it segments, in one sentence."""
+    input: str
+    """Scans that it is meant for."""
+    license: str
+    heads: dict[str, LabelProtocol] = Field(min_length=1)
+    """Protocol of each output of the network; the first is the one that `segment` gives."""
+    grid: GridRule | SliceRule
+    """A field of cubic voxels, or three-slice images along one axis or several."""
+    intensity: Literal["robust_scale", "z_score", "equalize"]
+    """Function of `fewlabel.intensity` that is applied to the field; slices come equalized."""
+    network: dict[str, Any] | None = None
+    """Settings of `nets.unet.UNet`, without heads, if there are weights for torch."""
+    provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
+    """How it was trained: recipe, data, seed, steps, commit."""
+    measured: tuple[Measured, ...] = ()
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Hash of each other file of the folder; `write_model` fills it in."""
+
+    @property
+    def head(self) -> str:
+        """The output that `segment` gives."""
+        return next(iter(self.heads))
+
+    @property
+    def protocol(self) -> LabelProtocol:
+        """What the classes of that output mean."""
+        return self.heads[self.head]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A trained model on disk, whose files are those that its card names."""
+
+    folder: Path
+    card: ModelCard
+
+    @property
+    def onnx(self) -> Path:
+        """The network for OpenVINO."""
+        return self.folder / ONNX
+
+    @property
+    def weights(self) -> Path | None:
+        """The weights for torch, if the folder has them."""
+        return self.folder / WEIGHTS if WEIGHTS in self.card.sha256 else None
+
+    @property
+    def size_mb(self) -> float:
+        """All its files, in MB (10^6 bytes)."""
+        files = (CARD, *self.card.sha256)
+        return sum((self.folder / name).stat().st_size for name in files) / 1e6
+
+    def as_text(self) -> str:
+        """For people: what it segments, from what, under which terms and how well."""
+        card = self.card
+        lines = [
+            f"{card.name} {card.version}: {card.description}",
+            f"  structures  {len(card.protocol.labels)} ({card.protocol.name})",
+            f"  input       {card.input}; works at {card.grid.describe()}",
+            f"  size        {self.size_mb:.1f} MB; license {card.license}",
+            f"  folder      {self.folder}",
+            *(
+                f"  measured    {m.metric} {m.value:g}{' ' + m.unit if m.unit else ''} on {m.data}"
+                for m in card.measured
+            ),
+        ]
+        return "\n".join(lines)
+
+
+def read_model(folder: Path) -> ModelFolder:
+    """Read and check a model folder.
+
+    Raises:
+        ModelFolderError: If a file is missing, is not what the card says, or the card is not
+            one that this version understands.
+    """
+    card = _read_card(folder)
+    if ONNX not in card.sha256:
+        raise ModelFolderError(
+            f"{folder / CARD} does not give the hash of {ONNX}.", fix="export the model again."
+        )
+    for name, expected in card.sha256.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise ModelFolderError(
+                f"The model folder {folder} lacks {name}, which its card names.",
+                fix="copy the whole folder again.",
+            )
+        found = sha256(path.read_bytes()).hexdigest()
+        if found != expected:
+            raise ModelFolderError(
+                f"{path} is damaged or was exchanged: its SHA-256 begins with {found[:12]}, the"
+                f" card says {expected[:12]}.",
+                fix="copy the whole folder again.",
+            )
+    return ModelFolder(folder, card)
+
+
+def write_model(
+    folder: Path, card: ModelCard, *, onnx: bytes, weights: bytes | None = None
+) -> ModelFolder:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: Must not exist, or be a model folder, which is replaced.
+        card: What to say; the hashes are filled in.
+        onnx: Content of the network's file.
+        weights: Content of the safetensors file, if wanted.
+
+    Raises:
+        OutputError: If something else is there, or the place cannot be written to.
+    """
+    if folder.exists() and not (folder / CARD).is_file():
+        raise OutputError(
+            f"{folder} exists and is no model folder.", fix="choose another folder with --out."
+        )
+    files = {ONNX: onnx} if weights is None else {ONNX: onnx, WEIGHTS: weights}
+    hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
+    card = card.model_copy(update={"sha256": hashes})
+    files[CARD] = (card.model_dump_json(indent=1) + "\n").encode()
+    try:
+        _write_files(folder, files)
+    except OSError as problem:
+        raise OutputError(
+            f"Cannot write the model folder {folder}: {problem.strerror or problem}.",
+            fix="choose another folder with --out, or make room.",
+        ) from None
+    return ModelFolder(folder, card)
+
+
+def find_model(name_or_folder: str | Path | None = None) -> ModelFolder:
+    """A model by its name, or the one in a folder.
+
+    Args:
+        name_or_folder: A name that `list_models` gives, or a path; None: the default model.
+
+    Raises:
+        ModelFolderError: If there is no such model.
+    """
+    wanted = str(name_or_folder or DEFAULT)
+    known = _model_folders()
+    if wanted in known:
+        return read_model(known[wanted])
+    folder = Path(wanted)
+    if folder.is_dir() or len(folder.parts) > 1:
+        return read_model(folder)
+    near = get_close_matches(wanted, known, n=1)
+    names = ", ".join(known) or "none is installed"
+    hint = f"write {near[0]!r}" if near else f"use one of these ({names})"
+    raise ModelFolderError(
+        f"There is no model {wanted!r}.", fix=f"{hint}, or give the path of a model folder."
+    )
+
+
+def list_models() -> tuple[ModelFolder, ...]:
+    """Models that ship with fewlabel, then those in the user's folder (`models_folder`)."""
+    return tuple(ModelFolder(folder, _read_card(folder)) for folder in _model_folders().values())
+
+
+def models_folder() -> Path:
+    """Where users keep models of their own: `FEWLABEL_MODELS`, or a place in their home."""
+    default = Path.home() / ".local" / "share" / "fewlabel" / "models"
+    return Path(os.environ.get("FEWLABEL_MODELS") or default)
+
+
+def _model_folders() -> dict[str, Path]:
+    """Folder of each model by name; one that ships with fewlabel wins over one that does not."""
+    found: dict[str, Path] = {}
+    for place in (Path(__file__).parent / "models", models_folder()):
+        for card in sorted(place.glob(f"*/{CARD}")):
+            found.setdefault(card.parent.name, card.parent)
+    return found
+
+
+def _read_card(folder: Path) -> ModelCard:
+    path = folder / CARD
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ModelFolderError(
+            f"{folder} is no model folder: cannot read {CARD} ({problem.strerror}).",
+            fix="give a folder that `fewlabel export` wrote, or a name from `fewlabel models`.",
+        ) from None
+    except ValueError as problem:
+        raise ModelFolderError(
+            f"{path} is not JSON: {problem}.", fix="copy the whole folder again."
+        ) from None
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise ModelFolderError(
+            f"{path} is not a card that this version reads: its format is {version!r}, needed"
+            f" is {FORMAT}.",
+            fix="upgrade fewlabel, or export the model again with this version.",
+        )
+    return _checked(path, found)
+
+
+def _checked(path: Path, found: Mapping[str, Any]) -> ModelCard:
+    try:
+        return ModelCard.model_validate(found)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelFolderError(
+            f"{path} does not make sense at {key!r}: {first['msg']}.",
+            fix="export the model again.",
+        ) from None
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    former = draft.with_name(f"{draft.name}.former")
+    try:
+        for name, content in files.items():
+            with (draft / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        draft.chmod(0o755)
+        if folder.exists():
+            folder.rename(former)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Label protocols, one TSV file each."""

@@ -1,0 +1,158 @@
+"""Supervised: a U-Net learns from every label there is.
+
+1. Conform the scans of a cohort to cubic voxels, once.
+2. Draw patches around structures, rare ones more often than their size would have it; bend,
+   mirror and spoil them.
+3. **train** a U-Net with Dice and cross-entropy on whatever is labeled: whole maps, maps in a
+   smaller protocol, maps that lack structures, slices, scribbles, or nothing.
+4. Now and then, label whole scans that were held out, and keep the weights that do best.
+
+Source: patches, losses and schedule are those of nnU-Net (Isensee 2021, doi
+10.1038/s41592-020-01008-z); the loss over partial labels is told in
+docs/labels-that-are-missing.md.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fewlabel.augment import AugmentConfig
+from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.cache import Cache
+from fewlabel.conform import GridRule
+from fewlabel.conformed import WorkingRule, conform_cases
+from fewlabel.datasets.choice import DataConfig
+from fewlabel.held_out import HeldOut
+from fewlabel.labels import LabelProtocol, load_protocol
+from fewlabel.losses import dice_and_cross_entropy, supervise
+from fewlabel.nets.unet import UNet
+from fewlabel.settings import Settings
+from fewlabel.train.config import OptimizerConfig
+from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
+
+
+class Config(Settings):
+    """What is learned, from what, and how long."""
+
+    data: DataConfig
+    protocols: tuple[str, ...] = Field(min_length=1)
+    """What the network tells apart: a head for each; `segment` gives the first."""
+    working: WorkingRule = WorkingRule()
+    patches: PatchConfig = PatchConfig()
+    augment: AugmentConfig = AugmentConfig()
+    channels: tuple[int, ...] = (16, 32, 64, 128, 160)
+    residual: bool = False
+    depths: int = Field(default=1, ge=1)
+    """Resolutions that are supervised; each counts half as much as the one before."""
+    dice_weight: float = Field(default=1.0, ge=0)
+    """Weight of the Dice loss; that of the cross-entropy is 1."""
+    steps: int = Field(default=10_000, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        kind="sgd", learning_rate=0.01, momentum=0.99, weight_decay=3e-5, decay="poly"
+    )
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between two validations; None: ten times in all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Validations without a better score after which training ends; None: never."""
+    allow_empty_classes: bool = False
+    """Go on although a structure never occurs in the training cases."""
+    cache_gb: float = Field(default=20.0, gt=0)
+    """Largest size of the cache of conformed scans."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        stride = 2 ** (len(self.channels) - 1)
+        if any(n % stride for n in self.patches.size):
+            raise ValueError(
+                f"`patches.size` must be divisible by {stride}, as the network has"
+                f" {len(self.channels)} levels"
+            )
+        if self.depths >= len(self.channels):
+            raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
+        return self
+
+
+def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
+    """The one stage."""
+    heads = heads_of(config)
+    cohort = config.data.load(work.run)
+    cases = [*(train_cases := cohort.part("train")), *cohort.part("val")]
+    scans = conform_cases(cases, config.working, Cache(work.cache, config.cache_gb))
+    examples = make_examples(scans, heads)
+    train, val = examples[: len(train_cases)], examples[len(train_cases) :]
+    if not config.allow_empty_classes:
+        require_every_class(train, heads)
+    torch.manual_seed(seed)
+    net = UNet({name: head.n_classes for name, head in heads.items()}, **_shape(config))
+
+    def loss(networks: Networks, batch: Batch) -> Losses:
+        return loss_of(cast("UNet", networks["net"]), batch, config.dice_weight)
+
+    held_out = HeldOut(val, heads, config.patches.size, work)
+    yield Stage(
+        name="train",
+        networks={"net": net},
+        turns=(Turn(("net",), Patches(train, heads, config.patches, config.augment, seed), loss),),
+        optimizer=config.optimizer,
+        steps=config.steps,
+        validate=held_out.score if held_out.examples else None,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+
+
+def exports(config: Config, networks: Networks) -> Export:
+    """The network, for a field that holds a brain."""
+    heads = heads_of(config)
+    modalities = " and ".join(config.working.modalities)
+    about = f"Structures of {' and '.join(heads)}, learned from labeled {modalities} scans."
+    return Export(
+        network=networks["net"],
+        heads=heads,
+        grid=GridRule(
+            spacing_mm=config.working.spacing_mm, multiple=2 ** (len(config.channels) - 1)
+        ),
+        intensity=config.working.intensity,
+        channels=len(config.working.modalities),
+        settings=_shape(config),
+        description=" ".join((about, *config.data.allowed_leaks())),
+        input=f"{modalities} scans like those it was trained on.",
+    )
+
+
+def heads_of(config: Config) -> dict[str, LabelProtocol]:
+    """Protocol of each head by its name.
+
+    Raises:
+        ProtocolError: If there is no such protocol.
+    """
+    protocols = (load_protocol(name) for name in config.protocols)
+    return {protocol.name: protocol for protocol in protocols}
+
+
+def loss_of(net: UNet, batch: Batch, dice_weight: float) -> Losses:
+    """Dice and cross-entropy over whatever the batch has labels for, averaged over heads."""
+    both = torch.zeros(2, device=batch["image"].device)
+    for name, levels in net.deep(batch["image"]).items():
+        classes, merge = batch[f"classes/{name}"], batch[f"merge/{name}"]
+        both = both + supervise(levels, classes, merge, _both) / len(net.decoders)
+    entropy, dice = both
+    return {"total": entropy + dice_weight * dice, "cross-entropy": entropy, "dice": dice}
+
+
+def _both(logits: Tensor, classes: Tensor, merge: Tensor | None) -> Float[Tensor, "2"]:
+    return torch.stack(dice_and_cross_entropy(logits, classes, merge))
+
+
+def _shape(config: Config) -> dict[str, Any]:
+    """Arguments of the network."""
+    return {
+        "in_channels": len(config.working.modalities),
+        "channels": list(config.channels),
+        "residual": config.residual,
+        "depths": config.depths,
+    }

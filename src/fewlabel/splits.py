@@ -1,0 +1,105 @@
+"""Splits that keep people and families whole, and refusing those that do not."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fewlabel.cohort import Case, Cohort, refuse
+
+
+def kin(cases: Iterable[Case]) -> list[list[Case]]:
+    """Cases in groups that share no person and no family with each other.
+
+    Somebody who is in two families joins them.
+    """
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        keys = (("person", case.person), ("family", case.family))
+        joined = {id(groups[key]): groups[key] for key in keys if key in groups}
+        merged = [*(member for group in joined.values() for member in group), case]
+        for member in merged:
+            groups["person", member.person] = groups["family", member.family] = merged
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def split_cohort(cohort: Cohort, shares: Mapping[str, float], seed: int = 0) -> Cohort:
+    """Deal cases into splits; people and families stay whole.
+
+    Groups are dealt in random order, larger ones first, each to the split that lacks most.
+
+    Args:
+        cohort: Its splits are replaced.
+        shares: Such as {"train": 0.7, "val": 0.1, "test": 0.2}.
+        seed: Decides the order.
+    """
+    groups = kin(cohort.cases)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    wanted = {
+        split: share / sum(shares.values()) * len(cohort.cases) for split, share in shares.items()
+    }
+    split_of: dict[str, str] = {}
+    for number in sorted(order, key=lambda n: -len(groups[n])):
+        split = max(wanted, key=lambda name: wanted[name])
+        wanted[split] -= len(groups[number])
+        split_of |= {case.id: split for case in groups[number]}
+    return Cohort(tuple(replace(case, split=split_of[case.id]) for case in cohort.cases))
+
+
+def leaks(parts: Mapping[str, Iterable[Case]]) -> list[str]:
+    """People and families that are in more than one part of a study, as sentences.
+
+    Args:
+        parts: Such as "source" (what weights come from), "train", "val" and "test".
+    """
+    own = _held(parts)
+    part_of = {id(case): name for name, cases in own.items() for case in cases}
+    found = []
+    for group in kin(case for cases in own.values() for case in cases):
+        names = {part_of[id(case)] for case in group}
+        if len(names) > 1:
+            found.append(_leak(group, part_of))
+    return found
+
+
+def _held(parts: Mapping[str, Iterable[Case]]) -> dict[str, list[Case]]:
+    """The same parts with a copy of each case, so that one that is in two counts as two."""
+    return {name: [replace(case) for case in cases] for name, cases in parts.items()}
+
+
+def _leak(group: Sequence[Case], part_of: Mapping[int, str]) -> str:
+    people = list(dict.fromkeys(case.person for case in group))
+    who = f"Person {people[0]}"
+    if len(people) > 1:
+        who = f"Family {group[0].family} ({', '.join(people)})"
+    where = " and ".join(
+        f"{name} ({', '.join(case.id for case in group if part_of[id(case)] == name)})"
+        for name in dict.fromkeys(part_of[id(case)] for case in group)
+    )
+    return f"{who} is in {where}."
+
+
+def require_no_leak(
+    parts: Mapping[str, Iterable[Case]], *, allowed: bool = False
+) -> tuple[str, ...]:
+    """Refuse a study in which a person or a family is in more than one part.
+
+    Args:
+        parts: See `leaks`.
+        allowed: Do not refuse.
+
+    Returns:
+        The leaks, for the card of the model.
+
+    Raises:
+        CohortError: Naming every person and family.
+    """
+    found = leaks(parts)
+    if not allowed:
+        refuse(
+            "The split",
+            found,
+            fix="put all scans of a person and a family into one part, or allow the leak, which"
+            " is then told in the model's card.",
+        )
+    return tuple(found)

@@ -1,0 +1,117 @@
+"""What a recipe hands to the loop, and what it is given."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fewlabel.conform import GridRule
+from fewlabel.labels import LabelProtocol
+from fewlabel.slices import SliceRule
+from fewlabel.train.config import OptimizerConfig
+
+Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+"""Scalars; "total" is minimized, the rest are logged."""
+Networks = Mapping[str, nn.Module]
+Draw = Callable[[int], Batch]
+"""Batch number n, and the same one whenever n is asked for: all randomness is derived from the
+seed and n, none from global generators. So a run can be taken up at any step, and draws can be
+made ahead of time in other threads."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One kind of optimizer step.
+
+    Attributes:
+        trains: Which weights move, as prefixes of their names: `("net",)` for a whole
+            network, `("net.decoders", "net.bottleneck")` to fine-tune a part of it.
+        draw: Its batches, by number.
+        loss: Losses of one batch. Runs on the training device, so heavy augmentation or
+            synthesis may live here; torch's generator is seeded before each call.
+        times: Steps of this kind in a row before the next turn.
+    """
+
+    trains: tuple[str, ...]
+    draw: Draw
+    loss: Callable[[Networks, Batch], Losses]
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with fixed networks and losses.
+
+    Attributes:
+        name: Folder of its checkpoints; unique within a recipe.
+        networks: What is trained or used, by name.
+        turns: Taken one after another, over and over.
+        optimizer: How weights move.
+        steps: Optimizer steps in all.
+        validate: Scores of the networks on whole held-out scans, by name; higher is better
+            for "score", which picks the best checkpoint. None: the last checkpoint wins.
+        validate_every: Steps between two validations; None: ten times in the stage.
+        patience: Validations without a better score after which the stage ends; None: never.
+    """
+
+    name: str
+    networks: Networks
+    turns: tuple[Turn, ...]
+    optimizer: OptimizerConfig
+    steps: int
+    validate: Callable[[Networks], dict[str, float]] | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+
+    def turn_of(self, step: int) -> int:
+        """Index of the turn that takes a step."""
+        place = step % sum(turn.times for turn in self.turns)
+        for number, turn in enumerate(self.turns):
+            place -= turn.times
+            if place < 0:
+                return number
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a recipe works.
+
+    Attributes:
+        run: The run folder.
+        cache: Folder of conformed scans, shared by runs.
+        device: Where networks train, as torch names it ("cpu", "cuda:0").
+    """
+
+    run: Path
+    cache: Path
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a model folder is made of, besides who made it.
+
+    Attributes:
+        network: From images, shape (b, channels, i, j, k), to logits by head; a lone tensor
+            belongs to the only head.
+        heads: Protocol of each head; the first is the one that `segment` gives.
+        grid: What the network wants its input to be like.
+        intensity: Function of `fewlabel.intensity` that scales its input.
+        channels: Modalities, or the three colors of a slice.
+        settings: Arguments of `nets.unet.UNet` besides heads, if that is what `network` is.
+        description: What it segments, in one sentence.
+        input: Scans that it is meant for.
+    """
+
+    network: nn.Module
+    heads: Mapping[str, LabelProtocol]
+    grid: GridRule | SliceRule
+    intensity: Literal["robust_scale", "z_score", "equalize"] = "robust_scale"
+    channels: int = 1
+    settings: Mapping[str, Any] | None = None
+    description: str = "Structures of the brain."
+    input: str = "Scans like those it was trained on."

@@ -1,0 +1,33 @@
+import torch
+
+from fewlabel.nets.unet import UNet
+
+
+def test_logits_have_the_size_of_the_image_for_every_head():
+    net = UNet({"a": 3, "b": 5}, channels=(4, 8, 8))
+    logits = net(torch.zeros(1, 1, 8, 12, 16))
+
+    assert {name: tuple(part.shape) for name, part in logits.items()} == {
+        "a": (1, 3, 8, 12, 16),
+        "b": (1, 5, 8, 12, 16),
+    }
+
+
+def test_deep_logits_halve_in_size_from_level_to_level():
+    net = UNet({"a": 3}, channels=(4, 8, 8), depths=2, residual=True, in_channels=2)
+    finest, coarser = net.deep(torch.zeros(1, 2, 8, 8, 8))["a"]
+
+    assert finest.shape == (1, 3, 8, 8, 8)
+    assert coarser.shape == (1, 3, 4, 4, 4)
+
+
+def test_heads_share_the_encoder_and_nothing_else():
+    net = UNet({"a": 3, "b": 3}, channels=(4, 8, 8))
+    net(torch.randn(1, 1, 8, 8, 8))["a"].sum().backward()
+
+    assert all(weight.grad is not None for weight in net.encoder.parameters())
+    assert all(weight.grad is None for weight in net.decoders["b"].parameters())
+
+
+def test_the_input_must_divide_by_the_stride_the_network_names():
+    assert UNet({"a": 2}, channels=(4, 4, 4, 4)).stride == 8

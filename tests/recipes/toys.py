@@ -1,0 +1,65 @@
+"""A problem of a few seconds for every recipe."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from fewlabel.cohort import write_cohort
+from fewlabel.datasets.choice import DataConfig
+
+PHANTOMS = {"cases": 4, "spacing_mm": 5.0, "validation": 1, "test": 1}
+
+
+def supervised(folder: Path) -> dict[str, Any]:  # noqa: ARG001
+    return {
+        "data": {"phantom": PHANTOMS},
+        "protocols": ["phantom8"],
+        "working": {"spacing_mm": 8.0},
+        "patches": {"size": [16, 16, 16], "batch": 1},
+        "channels": [4, 8],
+        "steps": 40,
+        "validate_every": 20,
+        "optimizer": {"kind": "adamw", "learning_rate": 0.02, "ema": 0.9},
+    }
+
+
+def synthetic(folder: Path) -> dict[str, Any]:
+    """Two hemispheres with a thalamus each, in a head."""
+    classes = np.full((40, 40, 40), 511, dtype=np.int16)
+    classes[8:20, 8:32, 8:32], classes[20:32, 8:32, 8:32] = 2, 41
+    classes[13:18, 14:26, 14:26], classes[22:27, 14:26, 14:26] = 10, 49
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(classes, affine), folder / "sub-1_dseg.nii.gz")
+    level = {"spacing_mm": 4.0, "steps": 40, "learning_rate": 0.02, "field_mm": [64.0, 64.0, 64.0]}
+    return {
+        "label_maps": str(folder),
+        "channels": [4, 8],
+        "levels": [level | {"spacing_mm": 8.0}, level],
+        "optimizer": {"warmup_steps": 0},
+    }
+
+
+def slice_fcn(folder: Path) -> dict[str, Any]:
+    phantoms = DataConfig.model_validate({"phantom": PHANTOMS}).load(folder)
+    write_cohort(phantoms, folder / "cohort.tsv")
+    return {
+        "cohort": str(folder / "cohort.tsv"),
+        "protocol": "phantom8",
+        "backbone": "random",
+        "stages": 1,
+        "side_maps": 4,
+        "even_stages": True,
+        "steps": 40,
+        "optimizer": {"kind": "adam", "learning_rate": 0.003, "weight_decay": 0, "accumulate": 1},
+    }
+
+
+TOYS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "supervised": supervised,
+    "synthetic": synthetic,
+    "slice-fcn": slice_fcn,
+}
+"""Settings of each recipe, without its name, from a folder to put data in."""

@@ -1,0 +1,163 @@
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from fewlabel.augment import NOTHING, AugmentConfig
+from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.cache import Cache
+from fewlabel.cohort import Case
+from fewlabel.conformed import WorkingRule, conform_cases
+from fewlabel.errors import CohortError
+from fewlabel.held_out import dice_by_contract
+from fewlabel.labels import load_protocol
+
+PHANTOM = load_protocol("phantom8")
+HEADS = {"phantom8": PHANTOM}
+PATCH = PatchConfig(size=(8, 8, 8), batch=2)
+
+
+@pytest.fixture
+def conformed(tmp_path):
+    """Conforms cases of 12 voxels a side; each structure fills a slice, background the rest."""
+
+    def build(*kinds):
+        cases = []
+        for number, kind in enumerate(kinds):
+            name = f"c{number}"
+            labels = np.zeros((12, 12, 12), np.int16)
+            for n in range(1, 9):
+                labels[:, :, n] = n
+            labels[6:][labels[6:] == 1] = 2
+            image = nibabel.Nifti1Image(labels + number * 10 + 1, np.eye(4))
+            nibabel.save(image, tmp_path / f"{name}_T1w.nii")
+            case = Case(name, name, name, {"T1w": tmp_path / f"{name}_T1w.nii"})
+            if kind is not None:
+                path = tmp_path / f"{name}_dseg.nii"
+                nibabel.save(
+                    nibabel.Nifti1Image(kind.pop("draw", lambda x: x)(labels), np.eye(4)), path
+                )
+                case = Case(
+                    name, name, name, case.scans, path, kind.pop("protocol", "phantom8"), **kind
+                )
+            cases.append(case)
+        return conform_cases(cases, WorkingRule(spacing_mm=1.0), Cache(tmp_path / "cache"))
+
+    return build
+
+
+def patches(scans, chance=NOTHING, config=PATCH):
+    return Patches(make_examples(scans, HEADS), HEADS, config, chance, seed=7)
+
+
+def test_a_batch_follows_from_the_seed_and_its_number(conformed):
+    draw = patches(conformed({}, {}, {}), AugmentConfig(margin_voxels=2))
+
+    first, again, other = draw(5), draw(5), draw(6)
+
+    assert set(first) == {"image", "classes/phantom8", "merge/phantom8"}
+    for key, value in first.items():
+        assert torch.equal(value, again[key])
+    assert not torch.equal(first["image"], other["image"])
+
+
+def test_shapes_are_those_that_the_losses_take(conformed):
+    batch = patches(conformed({}))(0)
+
+    assert batch["image"].shape == (2, 1, 8, 8, 8)
+    assert batch["classes/phantom8"].shape == (2, 8, 8, 8)
+    assert batch["merge/phantom8"].tolist() == [list(range(9))] * 2
+
+
+def test_every_case_is_seen_before_any_comes_again(conformed):
+    draw = patches(conformed({}, {}, {}, {}), config=PatchConfig(size=(8, 8, 8), batch=4))
+    seen = [draw._turn_of(number).scan.case.id for number in range(12)]
+
+    for lap in range(3):
+        assert sorted(seen[4 * lap : 4 * lap + 4]) == ["c0", "c1", "c2", "c3"]
+
+
+def test_a_case_without_labels_gives_images_and_no_labels(conformed):
+    batch = patches(conformed(None))(0)
+
+    assert (batch["classes/phantom8"] == -1).all()
+
+
+def test_a_case_that_lacks_structures_hands_over_its_merge_table(conformed):
+    batch = patches(conformed({"looked_for": ("Ventricle",)}))(0)
+
+    assert batch["merge/phantom8"][0].tolist() == [0, 0, 0, 0, 0, 0, 0, 7, 0]
+    assert set(batch["classes/phantom8"].unique().tolist()) <= {0, 7}
+
+
+def test_slices_that_nobody_looked_at_stay_unlabeled(conformed):
+    def every_third_slice(labels):
+        drawn = np.full_like(labels, -1)
+        drawn[::3] = labels[::3]
+        return drawn
+
+    batch = patches(conformed({"draw": every_third_slice}))(0)
+
+    for classes in batch["classes/phantom8"]:
+        looked_at = (classes >= 0).all(dim=2).all(dim=1)
+        assert (classes >= 0).any(dim=2).any(dim=1).tolist() == looked_at.tolist()
+        assert 2 <= looked_at.sum() <= 3
+
+
+def test_mirroring_exchanges_left_and_right_labels(conformed):
+    always = AugmentConfig(flip=1, move=0, chance=0, margin_voxels=0)
+    whole = PatchConfig(size=(12, 12, 12), batch=1)
+
+    plain = patches(conformed({}), config=whole)(0)
+    flipped = patches(conformed({}), always, whole)(0)
+
+    assert torch.equal(flipped["image"], plain["image"].flip(2))
+    swap = torch.from_numpy(PHANTOM.mirrored()).long()
+    expected = swap[plain["classes/phantom8"].long()].flip(1)
+    assert torch.equal(flipped["classes/phantom8"].long(), expected)
+    assert flipped["merge/phantom8"].tolist() == [list(range(9))]
+
+
+def test_a_scan_smaller_than_the_patch_is_padded_with_unlabeled_voxels(conformed):
+    batch = patches(conformed({}), config=PatchConfig(size=(16, 16, 16), batch=1))(0)
+
+    assert (batch["classes/phantom8"] >= 0).sum() == 12**3
+    assert (batch["image"][0, 0][batch["classes/phantom8"][0] < 0] == 0).all()
+
+
+def test_labels_that_say_nothing_about_the_network_are_refused_by_case(conformed):
+    def tissues(labels):
+        return np.minimum(labels, 3)
+
+    scans = conformed({}, {"draw": tissues, "protocol": "tissue3"})
+
+    with pytest.raises(CohortError, match="c1: protocol 'tissue3' has nothing in common"):
+        make_examples(scans, HEADS)
+
+
+def test_structures_that_no_training_case_has_are_refused_by_name(conformed):
+    def without_two(labels):
+        return np.where(np.isin(labels, (5, 8)), 0, labels)
+
+    examples = make_examples(conformed({"draw": without_two}), HEADS)
+
+    with pytest.raises(CohortError, match="no training case has Left-Nucleus, Brain-Stem"):
+        require_every_class(examples, HEADS)
+
+
+def test_a_structure_that_was_only_looked_for_elsewhere_is_no_empty_class(conformed):
+    first = {"looked_for": PHANTOM.names[:4]}
+    second = {"looked_for": PHANTOM.names[4:]}
+
+    require_every_class(make_examples(conformed(first, second), HEADS), HEADS)
+
+
+def test_held_out_dice_leaves_out_what_the_labels_cannot_judge(conformed):
+    scans = conformed({"looked_for": ("Ventricle", "Brain-Stem")})
+    terms = make_examples(scans, HEADS)[0].contracts["phantom8"][0]
+    drawn = np.array([7, 7, 8, 0, -1]).reshape(5, 1, 1).astype(np.int16)
+    found = np.array([7, 1, 2, 3, 8]).reshape(5, 1, 1).astype(np.int16)
+
+    scores = dict(dice_by_contract(found, drawn, terms, PHANTOM))
+
+    assert scores == {"Ventricle": pytest.approx(2 / 3), "Brain-Stem": 0.0}

@@ -1,0 +1,146 @@
+import os
+
+import nibabel
+import numpy as np
+import pytest
+
+from fewlabel.cache import Cache
+from fewlabel.cohort import Case
+from fewlabel.conformed import WorkingRule, conform_case, conform_cases, labels_on
+from fewlabel.errors import CohortError
+from fewlabel.grid import Grid
+from fewlabel.volume import LabelMap
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A scan of 2 mm voxels that runs to the left, with a label map of tissues."""
+    rng = np.random.default_rng(0)
+    data = rng.integers(1, 100, (8, 9, 10)).astype(np.int16)
+    labels = np.zeros((8, 9, 10), dtype=np.int16)
+    labels[0:3], labels[5, 5, 5] = 2, 3
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "a_T1w.nii")
+    nibabel.save(nibabel.Nifti1Image(labels, affine), tmp_path / "a_dseg.nii")
+    return Case("a", "a", "a", {"T1w": tmp_path / "a_T1w.nii"}, tmp_path / "a_dseg.nii", "tissue3")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+RULE = WorkingRule(spacing_mm=2.0)
+
+
+def test_scan_and_labels_come_upright_and_scaled(case, cache):
+    found = conform_case(case, RULE, cache)
+
+    assert np.allclose(found.grid.affine[:3, :3], np.diag([2.0, 2.0, 2.0]))
+    assert found.image.shape == (1, 8, 9, 10)
+    assert found.image.min() == 0
+    assert found.image.max() == 1
+    assert (found.classes[5:8] == 2).all()  # reversed along i
+    assert found.classes[2, 5, 5] == 3
+    assert found.places.sizes.tolist() == [720 - 271, 0, 270, 1]
+
+
+def test_arrays_are_mapped_from_files_and_cannot_be_written_to(case, cache):
+    found = conform_case(case, RULE, cache)
+
+    assert isinstance(found.image, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        found.image[:] = 0
+
+
+def test_a_case_is_conformed_once_while_its_files_stay_the_same(case, cache):
+    conform_case(case, RULE, cache)
+    (first,) = cache.folder.iterdir()
+    os.utime(case.scans["T1w"])  # a new date is no new content
+
+    conform_case(case, RULE, cache)
+    assert list(cache.folder.iterdir()) == [first]
+
+    conform_case(case, WorkingRule(spacing_mm=4.0), cache)
+    assert len(list(cache.folder.iterdir())) == 2
+
+
+def test_a_changed_label_map_is_read_anew(case, cache):
+    conform_case(case, RULE, cache)
+    image = nibabel.load(case.labels)
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.int16), image.affine), case.labels)
+
+    assert (conform_case(case, RULE, cache).classes == 1).all()
+
+
+def test_a_case_without_labels_has_an_image_only(case, cache):
+    unlabeled = Case("a", "a", "a", case.scans)
+
+    found = conform_case(unlabeled, RULE, cache)
+
+    assert found.classes is None
+    assert found.places is None
+
+
+def test_everything_wrong_with_a_cohort_is_listed_at_once(case, cache, tmp_path):
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    for name, data, place in (
+        ("values", np.full((8, 9, 10), 7, np.int16), affine),
+        ("grid", np.zeros((8, 9, 9), np.int16), affine),
+    ):
+        nibabel.save(nibabel.Nifti1Image(data, place), tmp_path / f"{name}.nii")
+    (tmp_path / "damaged.nii").write_bytes(b"no image")
+    scans = case.scans
+    cases = [
+        case,
+        Case("values", "b", "b", scans, tmp_path / "values.nii", "tissue3"),
+        Case("grid", "c", "c", scans, tmp_path / "grid.nii", "tissue3"),
+        Case("damaged", "d", "d", {"T1w": tmp_path / "damaged.nii"}),
+        Case("modality", "e", "e", {"T2w": scans["T1w"]}),
+        Case("nameless", "f", "f", scans, case.labels),
+    ]
+
+    with pytest.raises(CohortError) as refusal:
+        conform_cases(cases, RULE, cache)
+
+    text = str(refusal.value)
+    assert "has 5 problems" in text
+    assert "values.nii holds 1 values that protocol 'tissue3' lacks: 7 (720 voxels)" in text
+    assert "8x9x10 voxels of 2x2x2 mm against 8x9x9" in text
+    assert "damaged: " in text
+    assert "modality: It has no T1w, only T2w" in text
+    assert "nameless: It has labels, but nothing says in which protocol" in text
+
+
+def grid(n, spacing, origin=0.0):
+    affine = np.diag([spacing, 1.0, 1.0, 1.0])
+    affine[0, 3] = origin
+    return Grid((n, 1, 1), affine)
+
+
+def on(row, target, tissue):
+    source = LabelMap(np.array(row, dtype=np.int16)[:, None, None], grid(len(row), 1.0), tissue)
+    return labels_on(source, target).data[:, 0, 0].tolist()
+
+
+def test_labels_go_to_the_nearest_voxel(tissue):
+    assert on([1, 2, 3], grid(3, 1.0, origin=0.3), tissue) == [1, 2, 3]
+    assert on([1, 2], grid(4, 0.5, origin=-0.25), tissue) == [1, 1, 2, 2]
+
+
+def test_larger_voxels_get_the_label_of_most_of_what_they_cover(tissue):
+    assert on([1, 1, 2, 3, 3, 3], grid(2, 3.0, origin=1.0), tissue) == [1, 3]
+
+
+def test_beyond_the_map_nobody_has_looked(tissue):
+    assert on([1, 2], grid(4, 1.0, origin=-1.0), tissue) == [-1, 1, 2, -1]
+
+
+def test_a_large_voxel_is_unlabeled_if_most_of_it_is(tissue):
+    coarse = grid(2, 3.0, origin=1.0)
+
+    assert on([-1, -1, 2, 2, -1, 2], coarse, tissue) == [-1, 2]
+
+
+def test_half_a_voxel_that_was_looked_at_is_enough(tissue):
+    assert on([-1, 2], grid(1, 2.0, origin=0.5), tissue) == [2]

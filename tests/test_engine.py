@@ -1,0 +1,118 @@
+"""The network on the CPU, and with torch."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from fewlabel.engine import Compute, cpu_engine
+from fewlabel.errors import ModelFolderError
+from tests.band_model import band_onnx
+
+FIELD = (4, 5, 6)
+
+
+@pytest.fixture
+def onnx(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(band_onnx((0.0, 0.5, 1.0)))
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_each_intensity_gets_the_class_of_its_band(onnx, precision):
+    engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1, precision=precision))
+    image = np.zeros(FIELD, dtype=np.float32)
+    image[1], image[2], image[3] = 0.5, 1.0, 0.55
+
+    shares = engine.run(image)
+
+    assert shares.dtype == np.uint8
+    assert shares.shape == (3, *FIELD)
+    assert shares.argmax(axis=0)[:, 0, 0].tolist() == [0, 1, 2, 1]
+
+
+def test_half_way_between_two_bands_both_get_half(onnx):
+    engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1, precision="exact"))
+
+    shares = engine.run(np.full(FIELD, 0.25, dtype=np.float32))
+
+    assert set(shares[:2].ravel().tolist()) <= {127, 128}
+    assert not shares[2].any()
+
+
+def test_a_second_run_leaves_the_first_result_alone(onnx):
+    engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1))
+    first = engine.run(np.zeros(FIELD, dtype=np.float32))
+
+    engine.run(np.ones(FIELD, dtype=np.float32))
+
+    assert (first[0] == 255).all()
+
+
+def test_exact_means_32_bit_and_the_record_says_so(onnx):
+    engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1, precision="exact"))
+
+    assert engine.means.startswith("OpenVINO ")
+    assert engine.means.endswith("f32")
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a network")
+
+    with pytest.raises(ModelFolderError, match=r"model\.onnx is not a network with the input"):
+        cpu_engine(path, "bands", FIELD, Compute())
+
+
+def test_a_network_without_the_head_is_refused(onnx):
+    with pytest.raises(ModelFolderError, match="the output 'logits_other'"):
+        cpu_engine(onnx, "other", FIELD, Compute())
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+class TestWithTorch:
+    @pytest.fixture
+    def small(self, tmp_path):
+        import torch
+        from safetensors.torch import save_file
+
+        from fewlabel.nets.unet import UNet
+
+        torch.manual_seed(0)
+        settings = {"channels": [4, 8]}
+        network = UNet({"x": 3, "y": 2}, **settings)
+        save_file(network.state_dict(), tmp_path / "w.safetensors")
+        return network, tmp_path / "w.safetensors", settings
+
+    def test_the_same_shares_come_out_as_from_the_network_itself(self, small):
+        import torch
+
+        from fewlabel.engine_torch import torch_engine
+
+        network, weights, settings = small
+        image = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
+        compute = Compute(precision="exact")
+
+        shares = torch_engine(weights, settings, {"x": 3, "y": 2}, "x", compute).run(image)
+
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(image)[None, None])["x"][0].softmax(0) * 255
+        assert np.abs(shares - expected.numpy()).max() <= 0.51
+
+    def test_weights_of_another_network_are_refused(self, small):
+        from fewlabel.engine_torch import torch_engine
+
+        with pytest.raises(ModelFolderError, match="does not fit the network"):
+            torch_engine(small[1], {"channels": [4, 6]}, {"x": 3, "y": 2}, "x", Compute())
+
+    def test_a_missing_gpu_is_said_so(self, small):
+        import torch
+
+        from fewlabel.engine_torch import torch_engine
+        from fewlabel.errors import ConfigError
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+        with pytest.raises(ConfigError, match="torch finds no GPU"):
+            torch_engine(small[1], {}, {"x": 3}, "x", Compute(device="cuda"))

@@ -1,0 +1,122 @@
+"""Model folders: written whole, checked when read, found by name."""
+
+import json
+
+import pytest
+
+from fewlabel.errors import ModelFolderError, OutputError
+from fewlabel.model import find_model, list_models, read_model, write_model
+from tests.band_model import BANDS, band_card, band_model, band_onnx
+
+
+@pytest.fixture
+def model(tmp_path):
+    return band_model(tmp_path / "bands")
+
+
+def changed(model, **changes):
+    path = model.folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return model.folder
+
+
+def test_a_card_comes_back_as_it_was_written(model):
+    again = read_model(model.folder)
+
+    assert again.card == model.card
+    assert again.card.protocol == BANDS
+    assert again.card.head == "bands"
+    assert again.weights is None
+    assert len(again.card.sha256["model.onnx"]) == 64
+
+
+def test_weights_for_torch_are_optional(tmp_path):
+    model = write_model(tmp_path / "m", band_card(), onnx=band_onnx(), weights=b"w")
+
+    assert read_model(model.folder).weights == tmp_path / "m" / "weights.safetensors"
+
+
+def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(model):
+    write_model(model.folder, band_card(version="2.0"), onnx=band_onnx())
+
+    assert read_model(model.folder).card.version == "2.0"
+    assert [path.name for path in model.folder.parent.iterdir()] == ["bands"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+
+    with pytest.raises(OutputError, match="exists and is no model folder"):
+        write_model(tmp_path / "photos", band_card(), onnx=b"")
+
+
+def test_an_exchanged_network_is_refused(model):
+    model.onnx.write_bytes(b"something else")
+
+    with pytest.raises(ModelFolderError, match=r"model\.onnx is damaged or was exchanged"):
+        read_model(model.folder)
+
+
+def test_a_missing_network_is_refused(model):
+    model.onnx.unlink()
+
+    with pytest.raises(ModelFolderError, match=r"lacks model\.onnx, which its card names"):
+        read_model(model.folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "its format is 2, needed is 1"),
+        ({"format": None}, "its format is None"),
+        ({"intensity": "os.system"}, "does not make sense at 'intensity'"),
+        ({"surprise": 1}, "does not make sense at 'surprise'"),
+        ({"heads": {}}, "does not make sense at 'heads'"),
+        ({"sha256": {}}, "does not give the hash of model.onnx"),
+        ({"sha256": {"model.onnx": "0", "../x": "0"}}, "model.onnx is damaged"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(model, changes, words):
+    with pytest.raises(ModelFolderError, match=words):
+        read_model(changed(model, **changes))
+
+
+def test_a_file_outside_of_the_folder_is_never_read(model):
+    hashes = model.card.sha256 | {"../outside": "0"}
+
+    with pytest.raises(ModelFolderError, match=r"lacks \.\./outside"):
+        read_model(changed(model, sha256=hashes))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\udcff"])
+def test_foreign_json_is_refused(model, content):
+    (model.folder / "model.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+
+    with pytest.raises(ModelFolderError, match="is not"):
+        read_model(model.folder)
+
+
+def test_a_folder_without_a_card_is_refused(tmp_path):
+    with pytest.raises(ModelFolderError, match="is no model folder"):
+        read_model(tmp_path)
+
+
+def test_models_in_the_users_folder_are_found_by_name(model, monkeypatch):
+    monkeypatch.setenv("FEWLABEL_MODELS", str(model.folder.parent))
+
+    assert find_model("bands").folder == model.folder
+    assert "bands" in [found.card.name for found in list_models()]
+    assert "structures  3 (bands)" in model.as_text()
+
+
+def test_an_unknown_name_suggests_the_nearest(model, monkeypatch):
+    monkeypatch.setenv("FEWLABEL_MODELS", str(model.folder.parent))
+
+    with pytest.raises(ModelFolderError, match="There is no model 'band'") as refusal:
+        find_model("band")
+    assert "write 'bands'" in refusal.value.fix
+
+
+def test_a_path_is_taken_as_a_folder(model):
+    assert find_model(model.folder).card.name == "bands"
+    assert find_model(str(model.folder)).card.name == "bands"
