@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from fewlabel.affine import affine_between, moved
-from fewlabel.conform import conform, part_of, upright
+from fewlabel.conform import conform, upright
 from fewlabel.errors import ConfigError
-from fewlabel.field import extent
+from fewlabel.field import around_body
 from fewlabel.grid import Grid
 from fewlabel.intensity import robust_scale
 from fewlabel.volume import LabelMap, Scan, require_same_grid
@@ -33,7 +33,6 @@ from fewlabel.warp import (
 _COARSEST_MM = 2.0
 _ACROSS = 80
 _BRIGHT = 0.1
-_MARGIN = 6
 _COARSE_STEPS, _STEPS = (20, 30), 20
 
 
@@ -231,17 +230,10 @@ class _Watch:
 
 
 def _working_grid(fixed: Scan, spacing_mm: float | None) -> Grid:
-    """Cubic voxels around all that is bright in the fixed scan, with a margin."""
     if spacing_mm is None:
         across = float(np.ptp(fixed.grid.corners_mm(), axis=0).max()) / _ACROSS
         spacing_mm = min(_COARSEST_MM, max(across, *fixed.grid.spacing_mm))
-    preview = conform(fixed, upright(fixed.grid, 2 * spacing_mm))
-    low, high = extent(robust_scale(preview.data) > _BRIGHT)
-    lattice = upright(fixed.grid, spacing_mm)
-    start = np.maximum(2 * low - _MARGIN, 0)
-    stop = np.minimum(2 * high + _MARGIN, lattice.shape)
-    first, shape = (tuple(int(n) for n in edge) for edge in (start, stop - start))
-    return part_of(lattice, (first[0], first[1], first[2]), (shape[0], shape[1], shape[2]))
+    return around_body(fixed, spacing_mm)
 
 
 def _mean(values: np.ndarray, where: np.ndarray) -> float:

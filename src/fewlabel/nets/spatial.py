@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +31,21 @@ def warp(image: Image, displacement: Field) -> Image:
     return F.grid_sample(
         image, torch.stack(places, dim=-1), padding_mode="border", align_corners=True
     )
+
+
+def warp_classes(classes: Int[Tensor, "b i j k"], displacement: Field) -> Int[Tensor, "b i j k"]:
+    """The class of the nearest voxel that each voxel is displaced to; no gradient flows.
+
+    Args:
+        classes: Class numbers; -1 stays -1.
+        displacement: Along i, j, k, in voxels.
+    """
+    batch = torch.arange(len(classes), device=classes.device).view(-1, 1, 1, 1)
+    places = [
+        (displacement[:, axis].detach() + _steps(displacement, axis)).round().long().clamp(0, n - 1)
+        for axis, n in enumerate(classes.shape[1:])
+    ]
+    return classes[batch, places[0], places[1], places[2]]
 
 
 def compose(first: Field, then: Field) -> Field:

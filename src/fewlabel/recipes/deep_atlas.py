@@ -1,0 +1,200 @@
+"""DeepAtlas: a network that registers and one that segments teach each other.
+
+1. **registration**: learn to bend scans onto each other without labels.
+2. **segmentation**: learn from the labeled scans, and from their labels carried to the others
+   by the registration network, which is held still.
+3. **joint**: in turns, each network learns while the other is held still. Where a scan has no
+   labels, the segmentation network's own stand in for them.
+
+`ablation` chooses the paper's comparisons, with equally many steps of each network:
+**unsupervised** (stage 1 goes on), **weak** (registration with labels where both scans have
+some), **segmentation** (of the labeled scans alone), **held** (stage 3 with the networks as
+stage 2 left them in place of each other).
+
+Source: xu2019. What the paper leaves open is listed in docs/papers/deepatlas2019.md.
+"""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from fewlabel.augment import AugmentConfig
+from fewlabel.batches import PatchConfig
+from fewlabel.cache import Cache
+from fewlabel.cohort import Cohort
+from fewlabel.conform import GridRule
+from fewlabel.conformed import WorkingRule
+from fewlabel.datasets.choice import DataConfig
+from fewlabel.deep_atlas_study import Study, with_labels_of
+from fewlabel.errors import ConfigError
+from fewlabel.labels import load_protocol
+from fewlabel.losses_deep_atlas import RegistrationLoss
+from fewlabel.nets.register import RegistrationNet
+from fewlabel.nets.unet import UNet
+from fewlabel.settings import Settings
+from fewlabel.train.checkpoint import load_weights
+from fewlabel.train.config import OptimizerConfig
+from fewlabel.train.stage import Export, Networks, Registrar, Stage, Workplace
+from fewlabel.train.weights import load_state
+
+FINAL = "final.safetensors"
+Ablation = Literal["joint", "held", "segmentation", "weak", "unsupervised"]
+_PLAN: dict[Ablation, tuple[str, ...]] = {
+    "unsupervised": ("registration", "unsupervised"),
+    "weak": ("registration", "weak"),
+    "segmentation": ("alone",),
+    "held": ("registration", "segmentation", "held"),
+    "joint": ("registration", "segmentation", "joint"),
+}
+
+
+class Config(Settings):
+    """What is learned, from what, and how long."""
+
+    data: DataConfig
+    protocol: str
+    """What the labels say and the segmentation network learns."""
+    labeled: tuple[str, ...] | None = None
+    """Training cases whose labels are used; None: all that have some."""
+    ablation: Ablation = "joint"
+    working: WorkingRule = WorkingRule(spacing_mm=2.0)
+    field_mm: tuple[float, float, float] = (192.0, 224.0, 192.0)
+    """How much of a scan is looked at to segment it."""
+    register_channels: tuple[int, ...] = (16, 32, 32, 32)
+    velocity: bool = True
+    """Flow along a velocity, instead of a displacement at once."""
+    consistent: bool = False
+    """Exchanging two scans reverses their motion exactly; twice the work."""
+    segment_channels: tuple[int, ...] = (8, 16, 32, 64)
+    patches: PatchConfig = PatchConfig(size=(64, 64, 64), batch=1)
+    augment: AugmentConfig = AugmentConfig(flip=0)
+    registration: RegistrationLoss = RegistrationLoss()
+    carried_weight: float = Field(default=1.0, ge=0)
+    """Of the anatomy loss in turns of the segmentation network; the supervised loss has 1."""
+    labeled_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of pairs whose moving scan is a labeled one, in turns of the registration network."""
+    ratio: tuple[int, int] = (1, 20)
+    """Steps of the segmentation and of the registration network in joint training."""
+    register_steps: int = Field(default=2000, ge=1)
+    """Of stage 1."""
+    segment_steps: int = Field(default=2000, ge=1)
+    """Of stage 2."""
+    joint_steps: int = Field(default=2100, ge=1)
+    """Of stage 3, both networks together."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        kind="adam", learning_rate=1e-3, decay="cosine", clip=1.0
+    )
+    start: tuple[Path, ...] = ()
+    """Runs whose finished stages are taken over, where they have the same names."""
+    cache_gb: float = Field(default=20.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        if min(self.ratio) < 1:
+            raise ValueError("`ratio` needs two numbers of steps, 1 or more each")
+        if any(n % (stride := 2 ** (len(self.segment_channels) - 1)) for n in self.patches.size):
+            raise ValueError(f"`patches.size` must be divisible by {stride}")
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """What sizes must be divisible by for both networks."""
+        return 1 << max(len(self.register_channels), len(self.segment_channels) - 1)
+
+
+def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
+    """Those of the ablation; ones that `start` has finished are loaded instead."""
+    study = _study(config, seed, work)
+    torch.manual_seed(seed)
+    register, segment = networks_of(config)
+    for name in _PLAN[config.ablation]:
+        networks = {"register": register, "segment": segment}
+        if name == "held":
+            networks |= {f"{key}_still": copy.deepcopy(net) for key, net in networks.items()}
+        done = [path for run in config.start if (path := run / name / FINAL).is_file()]
+        if done:
+            load_state(networks, load_weights(done[0]))
+        else:
+            yield _stage(config, study, name, networks)
+
+
+def cohort(config: Config, run: Path) -> Cohort:
+    """The cases, split."""
+    return config.data.load(run).seen_in(config.working.modalities[:1])
+
+
+def networks_of(config: Config) -> tuple[RegistrationNet, UNet]:
+    """Both networks, untrained."""
+    protocol = load_protocol(config.protocol)
+    register = RegistrationNet(**_register_shape(config))
+    return register, UNet({protocol.name: protocol.n_classes}, channels=config.segment_channels)
+
+
+def exports(config: Config, networks: Networks) -> Export:
+    """Both networks: one model folder segments and registers.
+
+    Raises:
+        ConfigError: If the ablation trained only one of them.
+    """
+    if config.ablation in ("unsupervised", "weak"):
+        raise ConfigError(
+            f"`ablation: {config.ablation}` trains no segmentation network, as a model needs one.",
+            fix="train with `ablation: joint`.",
+        )
+    protocol, registrar = load_protocol(config.protocol), None
+    if config.ablation != "segmentation":
+        registrar = Registrar(networks["register"], _register_shape(config))
+    modality = config.working.modalities[0]
+    return Export(
+        network=networks["segment"],
+        heads={protocol.name: protocol},
+        grid=GridRule(
+            spacing_mm=config.working.spacing_mm, multiple=config.multiple, field_mm=config.field_mm
+        ),
+        intensity=config.working.intensity,
+        settings={"in_channels": 1, "channels": list(config.segment_channels)},
+        description=f"{protocol.name} learned with DeepAtlas ({config.ablation}).",
+        input=f"{modality} scans like those it was trained on.",
+        registrar=registrar,
+    )
+
+
+def _register_shape(config: Config) -> dict[str, Any]:
+    return {
+        "channels": list(config.register_channels),
+        "velocity": config.velocity,
+        "consistent": config.consistent,
+    }
+
+
+def _study(config: Config, seed: int, work: Workplace) -> Study:
+    cases = with_labels_of(cohort(config, work.run).part("train"), config.labeled)
+    place = (config.working, config.multiple, Cache(work.cache, config.cache_gb))
+    needs = config.ablation != "unsupervised"
+    return Study.of(cases, load_protocol(config.protocol), place, seed, needs_labels=needs)
+
+
+def _stage(config: Config, study: Study, name: str, networks: Networks) -> Stage:
+    segment, register = config.ratio
+    last = {"segment": config.joint_steps * segment // (segment + register)}
+    last["register"] = config.joint_steps - last["segment"]
+    still = "_still" if name == "held" else ""
+    teacher = f"segment{still}" if name in ("held", "joint") else None
+    carrier = None if name == "alone" else f"register{still}"
+    loss, drawn = config.registration, (config.patches, config.augment)
+    if name in ("registration", "unsupervised"):
+        loss = loss.model_copy(update={"anatomy": 0.0})
+    bends = study.register_turn(loss, config.labeled_share, teacher, register)
+    labels = study.segment_turn(drawn, config.carried_weight, carrier, segment)
+    turns, steps = {
+        "registration": ((bends,), config.register_steps),
+        "unsupervised": ((bends,), last["register"]),
+        "weak": ((bends,), last["register"]),
+        "segmentation": ((labels,), config.segment_steps),
+        "alone": ((labels,), config.segment_steps + last["segment"]),
+    }.get(name, ((labels, bends), config.joint_steps))
+    return Stage(name, networks, turns, config.optimizer, steps)
