@@ -1,0 +1,1 @@
+"""One self-contained HTML page about segmented scans and training runs, made from their files."""
