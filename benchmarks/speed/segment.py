@@ -1,6 +1,6 @@
 """How long `fewlabel segment` takes: whole process, cold, 256x256x256 voxels of 1 mm.
 
-    python benchmarks/speed/segment.py [--model NAME|FOLDER] [--threads 2] [--runs 5]
+    python -m benchmarks.speed.segment [--model NAME|FOLDER] [--threads 2] [--runs 5]
 
 The scan is the embedded example in a made-up skull, 16-bit and gzipped. Each run is a process of
 its own on as many cores as threads. Rows go to benchmarks/results/segment_speed.csv: medians of
@@ -9,15 +9,12 @@ wall time: starting Python, importing, finding the model, leaving.
 """
 
 import argparse
-import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -25,9 +22,10 @@ import nibabel
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from benchmarks.common import RESULTS, add_rows, provenance
 from fewlabel.predict import EXAMPLE
 
-RESULTS = Path(__file__).parents[1] / "results" / "segment_speed.csv"
+TABLE = RESULTS / "segment_speed.csv"
 STAGES = ("import", "read", "start", "conform", "network", "restore", "picture", "write")
 
 
@@ -73,22 +71,6 @@ def limited(threads: int) -> dict[str, str]:
     return os.environ | {name: str(threads) for name in names}
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    names = (
-        [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{names[0].split(':')[1].strip() if names else cpu}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model")
@@ -103,34 +85,15 @@ def main() -> None:
             run_once(scan, Path(place) / "out", asked.model, asked.threads)
             for _ in range(asked.runs)
         ]
-    told = [date.today().isoformat(), machine(), " ".join(sys.argv), commit(), asked.note]
-    rows = [(name, "MB" if name == "peak_mb" else "s") for name in ("wall", "peak_mb", *STAGES)]
-    new = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as stream:
-        table = csv.writer(stream)
-        if new:
-            table.writerow(
-                [
-                    "date",
-                    "machine",
-                    "command",
-                    "commit",
-                    "note",
-                    "stage",
-                    "unit",
-                    "median",
-                    "lowest",
-                    "highest",
-                ]
-            )
-        for name, unit in rows:
-            values = [run[name] for run in runs]
-            told_values = [f"{x:.3f}" for x in (median(values), min(values), max(values))]
-            table.writerow([*told, name, unit, *told_values])
-            print(
-                f"{name:10s}{told_values[0]:>10s} {unit:3s} ({told_values[1]} to {told_values[2]})"
-            )
+    told, rows = provenance(asked.note), []
+    for name in ("wall", "peak_mb", *STAGES):
+        values = [run[name] for run in runs]
+        found = [f"{x:.3f}" for x in (median(values), min(values), max(values))]
+        unit = "MB" if name == "peak_mb" else "s"
+        numbers = dict(zip(("median", "lowest", "highest"), found, strict=True))
+        rows.append({**told, "stage": name, "unit": unit, **numbers})
+        print(f"{name:10s}{found[0]:>10s} {unit:3s} ({found[1]} to {found[2]})")
+    add_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

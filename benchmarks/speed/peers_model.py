@@ -1,0 +1,110 @@
+"""The network and the scan of peers.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+
+from benchmarks.speed.train_vs_nnunet import cases_in
+from fewlabel.conform import GridRule, conform
+from fewlabel.export import write_export
+from fewlabel.grid import Grid
+from fewlabel.intensity import robust_scale
+from fewlabel.io import read_labels, read_scan
+from fewlabel.labels import LabelProtocol, load_protocol
+from fewlabel.losses import dice_and_cross_entropy
+from fewlabel.model import ModelCard
+from fewlabel.nets.unet import UNet
+from fewlabel.train.stage import Export
+
+CHANNELS = (16, 32, 64, 128, 160)
+FIELD_MM = (160.0, 192.0, 160.0)
+PATCH = 96
+PROTOCOLS = {33: "aseg32", 139: "neuromorphometrics138"}
+
+
+def head_scan(place: Path, data: Path) -> Path:
+    """A scan of the data set on 256 x 256 x 256 voxels of 1 mm, 16-bit and gzipped."""
+    file = place / "head_T1w.nii.gz"
+    if not file.exists():
+        scan = read_scan(cases_in(data, 1, place)[0].scans["T1w"])
+        affine = np.eye(4)
+        affine[:3, 3] = scan.grid.corners_mm().mean(axis=0) - 127.5
+        moved = conform(scan, Grid((256, 256, 256), affine))
+        largest = float(moved.data.max())
+        whole = (np.clip(moved.data, 0, None) * (4000 / largest)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(whole, affine), file)
+    return file
+
+
+def trained(n_classes: int, place: Path, steps: int, data: Path) -> Path:
+    """A model folder whose U-Net knows the structures more or less; made once."""
+    folder = place / f"unet{n_classes}"
+    if folder.exists():
+        return folder
+    torch.manual_seed(0)
+    protocol = load_protocol(PROTOCOLS[n_classes])
+    network = UNet({protocol.name: protocol.n_classes}, channels=CHANNELS)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    for step, (image, classes) in enumerate(patches(steps, place, data, protocol)):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(image)[protocol.name]
+        loss = sum(dice_and_cross_entropy(logits, classes))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        plan.step()
+        if step % 20 == 0:
+            print(f"training {n_classes} classes: step {step}, loss {loss.item():.3f}", flush=True)
+    write(folder, network, protocol)
+    return folder
+
+
+def patches(
+    steps: int, place: Path, data: Path, protocol: LabelProtocol
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Random parts of two scans at 1 mm."""
+    loaded = []
+    for case in cases_in(data, 2, place):
+        scan, labels = read_scan(case.scans["T1w"]), read_labels(case.labels, case.drawn_in())
+        middle = scan.grid.corners_mm().mean(axis=0)
+        affine = np.eye(4)
+        affine[:3, 3] = middle - 95.5
+        grid = Grid((192, 192, 192), affine)
+        image = robust_scale(conform(scan, grid).data)
+        classes = nearest(labels.to(protocol).data, labels.grid, grid)
+        loaded.append((image, classes))
+    rng = np.random.default_rng(0)
+    for step in range(steps):
+        image, classes = loaded[step % len(loaded)]
+        at = rng.integers(0, 192 - PATCH, 3)
+        cut = tuple(slice(a, a + PATCH) for a in at)
+        picture = torch.from_numpy(image[cut].copy())[None, None]
+        yield picture, torch.from_numpy(classes[cut].astype(np.int64))[None]
+
+
+def nearest(classes: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Classes on another grid, by the nearest voxel."""
+    from scipy.ndimage import affine_transform
+
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    moved: np.ndarray = affine_transform(
+        classes, matrix[:3, :3], matrix[:3, 3], target.shape, order=0
+    )
+    return moved
+
+
+def write(folder: Path, network: UNet, protocol: LabelProtocol) -> None:
+    """Export with the weights for torch, rounded to what the ONNX file holds."""
+    for weight in network.parameters():
+        weight.data = weight.data.half().float()
+    rule, heads = GridRule(spacing_mm=1.0, field_mm=FIELD_MM), {protocol.name: protocol}
+    settings = {"channels": list(CHANNELS)}
+    card = ModelCard(
+        name=folder.name, version="0", description="Trained for minutes.", input="T1w",
+        license="none", heads=heads, grid=rule, intensity="robust_scale", network=settings,
+    )  # fmt: skip
+    write_export(folder, Export(network, heads, rule, settings=settings), card)

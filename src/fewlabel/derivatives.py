@@ -1,0 +1,259 @@
+"""BIDS derivatives: which scans of a data set are to be segmented, and where to.
+
+OUT/dataset_description.json              what made them, with the model's hash
+OUT/sub-01/ses-2/anat/sub-01_ses-2_...    the five files of each scan (`fewlabel.results`)
+OUT/volumes.tsv                           a line a scan: mm3 of every structure
+OUT/failures.tsv                          a line a scan of the last run that failed, with the reason
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from fewlabel.datasets.bids import images_of
+from fewlabel.engine import Compute
+from fewlabel.errors import CohortError, OutputError
+from fewlabel.model import ModelFolder
+from fewlabel.results import ResultPaths, is_done, require_different_names
+from fewlabel.version import VERSION
+from fewlabel.whole import write_text
+
+DESCRIPTION, IGNORED = "dataset_description.json", ".bidsignore"
+VOLUMES, FAILURES = "volumes.tsv", "failures.tsv"
+_NOT_BIDS = ("*_volumes.tsv", "*_qc.png", VOLUMES, FAILURES)
+_BIDS_VERSION = "1.10.0"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan and where its results go."""
+
+    scan: Path
+    paths: ResultPaths
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its whole result is there; the record is written last and marks it.
+
+        Raises:
+            OutputError: If the result is that of another scan, or someone took files away.
+        """
+        return self.paths.record.exists() and is_done(self.scan, self.paths)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which scans of a data set.
+
+    Attributes:
+        modality: BIDS suffix of the images, such as T1w.
+        participants: Labels with or without "sub-"; none: everybody.
+    """
+
+    modality: str = "T1w"
+    participants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of one scan of a cohort.
+
+    Attributes:
+        scan: The file.
+        status: "kept" if its result was there before.
+        what: Why it failed, or warnings of the result.
+        fix: What to do about the failure.
+    """
+
+    scan: Path
+    status: Literal["segmented", "kept", "failed"]
+    what: str = ""
+    fix: str = ""
+
+
+def plan(data: Path, out: Path, choice: Choice = Choice()) -> tuple[Job, ...]:
+    """What there is to segment, in the order of the data set.
+
+    Args:
+        data: A BIDS data set.
+        out: Folder of the derivatives.
+        choice: Which of its scans.
+
+    Raises:
+        CohortError: If there is no such scan, or somebody who was named has none.
+        OutputError: If two scans would get the same names.
+    """
+    people = {name.removeprefix("sub-") for name in choice.participants}
+    scans = images_of(data, choice.modality)
+    there = {_person(data, scan) for scan in scans}
+    if not scans or people - there:
+        who = ", ".join(sorted(people - there)) or "anybody"
+        raise CohortError(
+            f"{data} has no {choice.modality} image of {who}: looked for"
+            f" sub-*/**/*_{choice.modality}.nii.gz.",
+            fix="give a BIDS data set, and say with --modality which images to take.",
+        )
+    chosen = [scan for scan in scans if not people or _person(data, scan) in people]
+    places = [(scan, ResultPaths.of(scan, out / scan.parent.relative_to(data))) for scan in chosen]
+    require_different_names(places)
+    return tuple(Job(scan, paths) for scan, paths in places)
+
+
+def sort_out(jobs: Iterable[Job], *, overwrite: bool = False) -> tuple[list[Told], list[Job]]:
+    """What was finished before, and what is left to do.
+
+    A scan is finished when its record is on disk; nothing else is remembered anywhere. So it does
+    not matter who was killed before.
+
+    Args:
+        jobs: All scans.
+        overwrite: Do all of them again.
+    """
+    told, left = [], []
+    for job in jobs:
+        try:
+            if overwrite or not job.is_finished:
+                left.append(job)
+            else:
+                told.append(Told(job.scan, "kept"))
+        except OutputError as refusal:
+            told.append(Told(job.scan, "failed", refusal.what, refusal.fix))
+    return told, left
+
+
+def open_derivatives(
+    out: Path, data: Path, model: ModelFolder, compute: Compute, *, overwrite: bool = False
+) -> None:
+    """Make the folder, or make sure that it holds derivatives of the same model.
+
+    Args:
+        out: The folder.
+        data: What they are derived from.
+        model: What makes them.
+        compute: What it runs on; results in other precision are other results.
+        overwrite: Take over derivatives of another model; their results will be replaced.
+
+    Raises:
+        OutputError: If it holds something else.
+    """
+    described = _description(data, model, compute)
+    before = _read_json(out / DESCRIPTION)
+    if before is None and out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"{out} exists and holds no derivatives of fewlabel: it has no {DESCRIPTION} by it.",
+            fix="choose another folder.",
+        )
+    made_by, needed = _generator(before), _generator(described)
+    if made_by is not None and made_by != needed and not overwrite:
+        raise OutputError(
+            f"{out} was made by {_words(made_by)}; now it is {_words(needed)}.",
+            fix="choose another folder, or replace all results with --overwrite.",
+        )
+    if before != described:
+        write_text(out / IGNORED, "".join(f"{pattern}\n" for pattern in _NOT_BIDS))
+        write_text(out / DESCRIPTION, json.dumps(described, indent=1) + "\n")
+
+
+def remove_drafts(paths: ResultPaths) -> None:
+    """Remove what a process left that was killed while it wrote these files."""
+    for path in paths.all():
+        for draft in path.parent.glob(f".????????.{path.name}"):
+            with suppress(OSError):  # another process was faster
+                draft.unlink()
+
+
+def write_volumes(out: Path) -> int:
+    """One table of all finished scans in a folder of derivatives; how many there are.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    rows: list[dict[str, str]] = []
+    for record in sorted(out.glob("sub-*/**/*_dseg.json")):
+        table = record.with_name(record.name.replace("_dseg.json", "_volumes.tsv"))
+        if not table.exists():
+            continue
+        lines = table.read_text(encoding="utf-8").splitlines()[1:]
+        volumes = dict(line.split("\t") for line in lines)
+        rows.append({**_who(record), **volumes})
+    columns = dict.fromkeys(name for row in rows for name in row)
+    first = ("participant_id", "session_id", "scan")
+    write_table(out / VOLUMES, [*first, *(c for c in columns if c not in first)], rows)
+    return len(rows)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """A table of BIDS: tabs, n/a for what is missing; whole or not at all.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    text = StringIO()
+    table = csv.DictWriter(text, columns, restval="n/a", delimiter="\t", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _person(data: Path, scan: Path) -> str:
+    return scan.relative_to(data).parts[0].removeprefix("sub-")
+
+
+def _who(record: Path) -> dict[str, str]:
+    found = _read_json(record) or {}
+    parts = dict(part.partition("-")[::2] for part in record.name.split("_")[:-1])
+    session = parts.get("ses", "")
+    return {
+        "participant_id": f"sub-{parts.get('sub', '')}",
+        "session_id": f"ses-{session}" if session else "n/a",
+        "scan": str(found.get("scan", record.name)),
+    }
+
+
+def _description(data: Path, model: ModelFolder, compute: Compute) -> dict[str, Any]:
+    card = model.card
+    about = f"model {card.name} {card.version}, precision {compute.precision}"
+    return {
+        "Name": f"Segmentations by fewlabel ({card.name})",
+        "BIDSVersion": _BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "fewlabel",
+                "Version": VERSION,
+                "Description": about,
+                "ModelSHA256": card.sha256["model.onnx"],
+            }
+        ],
+        "SourceDatasets": [{"URL": data.absolute().as_uri()}],
+    }
+
+
+def _generator(description: dict[str, Any] | None) -> tuple[str, str] | None:
+    """The model's hash and how it was run; ("", name of the tool) if that is not fewlabel."""
+    if description is None:
+        return None
+    made_by = description.get("GeneratedBy")
+    first = made_by[0] if isinstance(made_by, list) and made_by else {}
+    if not isinstance(first, dict) or first.get("Name") != "fewlabel":
+        return "", "another program"
+    return str(first.get("ModelSHA256", "")), str(first.get("Description", ""))
+
+
+def _words(generator: tuple[str, str] | None) -> str:
+    assert generator is not None
+    sha256, about = generator
+    return f"{about} ({sha256[:12]})" if sha256 else about
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

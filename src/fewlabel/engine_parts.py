@@ -1,0 +1,190 @@
+"""A network in two parts: all that needs a whole image, and the last layer, voxel by voxel."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+
+from fewlabel.engine import Compute, cpu_settings, with_shares
+from fewlabel.shares import Index
+
+_SPREAD = 1.5
+"""What OpenVINO takes over what must be alive at the same time, as measured."""
+_AT_ONCE_BYTES = 64e6
+_IN_PLACE = {"Add", "Multiply", "Subtract", "PRelu", "Relu", "Convert", "Identity", "MVN"}
+
+Features = Shaped[np.ndarray, "c a b d"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A network in two parts.
+
+    Attributes:
+        body: From an image of the window's size to features.
+        head: From features of any voxels to the probability of each class.
+        n_classes: Of the head.
+        means: What they run on.
+    """
+
+    body: Callable[[Float32[np.ndarray, "i j k"]], Features]
+    head: Callable[[Shaped[np.ndarray, "c voxels"]], UInt8[np.ndarray, "classes voxels"]]
+    n_classes: int
+    means: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network, and the name of the layer before which it is cut."""
+
+    network: Any
+    layer: str
+    output: str
+
+    def logits(self, network: Any) -> Any:
+        """The last layer's output in this network or a copy of it."""
+        return network.output(self.output).get_node().input_value(0)
+
+
+def split(core: Any, onnx: Path, head: str) -> Cut | None:
+    """Where to cut, or None if the last layer looks at more than one voxel.
+
+    Args:
+        core: Of OpenVINO.
+        onnx: The file.
+        head: Which output.
+    """
+    try:
+        network = core.read_model(onnx)
+        node = network.output(f"logits_{head}").get_node().input_value(0).get_node()
+    except RuntimeError:
+        return None  # `cpu_engine` tells why
+    if node.get_type_name() == "Add":
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Convolution":
+        return None
+    kernel = list(node.input_value(1).get_partial_shape())[2:]
+    if any(str(length) != "1" for length in kernel):
+        return None
+    return Cut(network, node.get_friendly_name(), f"logits_{head}")
+
+
+def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alone: bool) -> Parts:
+    """Both parts, ready to run.
+
+    Args:
+        core: Of OpenVINO.
+        cut: The network.
+        window: Voxels of the images that the body gets.
+        compute: Threads and precision.
+        alone: Features of one image are not needed any more when the next one is looked at.
+    """
+    import openvino
+    from openvino import opset13 as op
+
+    kind = np.float32 if compute.precision == "exact" else np.float16
+    settings = cpu_settings(compute)
+    body = cut.network.clone()
+    body.reshape({"image": [1, 1, *window]})
+    features = _layer(body, cut.layer).input_value(0)
+    last = op.result(op.convert(features, np.dtype(kind).name.replace("float", "f")))
+    compiled = core.compile_model(
+        openvino.Model([last], body.get_parameters(), "body"), "CPU", settings
+    )
+    head, n_classes, voxels = _head(cut, kind)
+    request = compiled.create_infer_request()
+    per_voxel = core.compile_model(head, "CPU", settings).create_infer_request()
+
+    def run_body(image: Float32[np.ndarray, "i j k"]) -> Features:
+        request.infer([np.ascontiguousarray(image)[None, None]], share_inputs=True)
+        found: np.ndarray = request.get_output_tensor(0).data[0]
+        return found if alone else found.copy()
+
+    def run_head(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
+        shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
+        chunk = np.zeros((1, len(some), 1, 1, voxels), dtype=kind)
+        for begin in range(0, some.shape[1], voxels):
+            here = some[:, begin : begin + voxels]
+            chunk[0, :, 0, 0, : here.shape[1]] = here
+            per_voxel.infer([chunk], share_inputs=True)
+            answer = per_voxel.get_output_tensor(0).data[0, :, 0, 0]
+            shares[:, begin : begin + voxels] = answer[:, : here.shape[1]]
+        return shares
+
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    version = openvino.__version__.split("-")[0]
+    return Parts(run_body, run_head, n_classes, f"OpenVINO {version}, {precision}")
+
+
+def _head(cut: Cut, kind: type) -> tuple[Any, int, int]:
+    """The last layer and the softmax for so many voxels; the number of classes; of voxels."""
+    from openvino import opset13 as op
+
+    network = cut.network.clone()
+    layer = _layer(network, cut.layer)
+    n_classes, channels = list(layer.input_value(1).get_partial_shape())[:2]
+    voxels = max(1024, int(_AT_ONCE_BYTES / 12 / n_classes.get_length()))
+    shape = [1, channels.get_length(), 1, 1, voxels]
+    features = op.parameter(shape, np.dtype(kind), name="features")
+    layer.input(0).replace_source_output(op.convert(features, "f32").output(0))
+    logits = cut.logits(network)
+    model = with_shares(network, logits, [features])
+    return model, n_classes.get_length(), voxels
+
+
+def _layer(network: Any, name: str) -> Any:
+    return next(node for node in network.get_ops() if node.get_friendly_name() == name)
+
+
+def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> tuple[float, float]:
+    """What the body takes at its peak for each voxel of its input, and what its features take.
+
+    Args:
+        cut: The network.
+        compute: Its precision.
+        multiple: What sizes must be divisible by.
+    """
+    import openvino
+    from openvino import opset13 as op
+
+    side = 2 * multiple
+    network = cut.network.clone()
+    network.reshape({"image": [1, 1, side, side, side]})
+    features = _layer(network, cut.layer).input_value(0)
+    body = openvino.Model([op.result(features)], network.get_parameters(), "body")
+    each = 4 if compute.precision == "exact" else 2
+    kept = float(each * features.get_partial_shape()[1].get_length())
+    return _SPREAD * each * _alive(body.get_ordered_ops()) / side**3, kept
+
+
+def _alive(nodes: list[Any]) -> int:
+    """The most numbers that must be kept at the same time when nodes are computed in turn."""
+    owner: dict[Any, Any] = {}
+    size: dict[Any, int] = {}
+    born: dict[Any, int] = {}
+    dies: dict[Any, int] = {}
+    for n, node in enumerate(nodes):
+        sources = [_name(source) for source in node.input_values()]
+        for source in sources:
+            dies[owner.get(source, source)] = n
+        if node.get_type_name() == "Constant":
+            continue
+        for output in node.outputs():
+            name, length = _name(output), math.prod(output.get_shape())
+            same = [s for s in sources if size.get(owner.get(s, s)) == length]
+            if same and node.get_type_name() in _IN_PLACE:
+                owner[name] = owner.get(same[0], same[0])
+            else:
+                size[name], born[name], dies[name] = length, n, n
+    return max(
+        sum(length for name, length in size.items() if born[name] <= n <= dies[name])
+        for n in range(len(nodes))
+    )
+
+
+def _name(output: Any) -> tuple[str, int]:
+    return output.get_node().get_friendly_name(), output.get_index()

@@ -1,0 +1,169 @@
+"""Networks of many classes on a CPU in little memory.
+
+A network's last layer turns each voxel's features into logits, alone. So only features are
+computed for a whole image, and logits and probabilities for a few voxels at a time: memory does not
+grow with the number of classes, and answers are those of the whole network.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from fewlabel.conform import GridRule
+from fewlabel.engine import OVERLAP, Compute, Engine, cpu_engine, in_windows
+from fewlabel.engine_parts import Features, Parts, bytes_per_voxel, compiled_parts, split
+from fewlabel.errors import ConfigError
+from fewlabel.patches import tile_starts, tile_weights
+from fewlabel.shares import Index, Shares, index
+
+_BASE_BYTES = 450e6
+"""What a process takes without a network: programs, a scan of 256 x 256 x 256 voxels, results."""
+_AT_ONCE_BYTES = 64e6
+_SHARES_PART = 0.25
+"""Part of the limit that probabilities may take before they go to disk."""
+
+
+def stream_engine(onnx: Path, head: str, rule: GridRule, compute: Compute) -> Engine:
+    """An ONNX file on the CPU, in windows where it was trained so or memory is limited.
+
+    Args:
+        onnx: See `engine.cpu_engine`.
+        head: Which output.
+        rule: The field, and the window that the network was trained on.
+        compute: Threads, precision and the limit of memory.
+
+    Raises:
+        ConfigError: If the limit is too low for the smallest window.
+        ModelFolderError: If the file is no such network.
+    """
+    import openvino
+
+    core: Any = openvino.Core()
+    found = split(core, onnx, head)
+    if found is None:
+        engine = cpu_engine(onnx, head, rule.seen, compute)
+        if rule.seen == rule.field:
+            return engine
+        return Engine(in_windows(engine.run, rule.seen), engine.means, rule.seen)
+    limit = math.inf if compute.max_memory_gb is None else compute.max_memory_gb * 1e9
+    window = _fitting(rule, bytes_per_voxel(found, compute, rule.multiple), limit)
+    parts = compiled_parts(core, found, window, compute, alone=window == rule.field)
+    kept = limit * _SHARES_PART
+
+    def run(image: Float32[np.ndarray, "i j k"]) -> Shares:
+        shares = Shares(parts.n_classes, index(image.shape), kept)
+        for first, slab in slabs(image, window, parts):
+            shares.add(first, slab)
+        return shares
+
+    return Engine(run, parts.means, window)
+
+
+def slabs(
+    image: Float32[np.ndarray, "i j k"], window: Index, parts: Parts
+) -> Iterator[tuple[int, UInt8[np.ndarray, "classes n j k"]]]:
+    """Probabilities of a few planes at a time, from the first to the last.
+
+    Features are kept of those windows only that planes to come will see.
+
+    Args:
+        image: What the network looks at.
+        window: Voxels that it sees at once; no larger than the image.
+        parts: The network.
+    """
+    starts = [tile_starts(*pair, OVERLAP) for pair in zip(image.shape, window, strict=True)]
+    plane = 5 * parts.n_classes * image.shape[1] * image.shape[2]  # a sum and its outcome
+    thick = max(1, int(_AT_ONCE_BYTES / plane))
+    alive: list[tuple[Index, Features]] = []
+    for first, after in zip(starts[0], [*starts[0][1:], image.shape[0]], strict=True):
+        alive = [tile for tile in alive if tile[0][0] + window[0] > first]
+        for j, k in product(*starts[1:]):
+            seen = image[first : first + window[0], j : j + window[1], k : k + window[2]]
+            alive.append(((first, j, k), parts.body(seen)))
+        for begin in range(first, after, thick):
+            end = min(begin + thick, after)
+            yield begin, _blended((begin, end), image.shape, window, alive, parts)
+
+
+def _blended(
+    planes: tuple[int, int],
+    shape: tuple[int, ...],
+    window: Index,
+    tiles: list[tuple[Index, Features]],
+    parts: Parts,
+) -> UInt8[np.ndarray, "classes n j k"]:
+    """Weighted means of what all windows say of some planes."""
+    begin, end = planes
+    _, size_j, size_k = shape
+    if len(tiles) == 1:
+        return _probabilities(tiles[0], planes, parts)
+    weights = tile_weights(window)
+    sums = np.zeros((parts.n_classes, end - begin, size_j, size_k), dtype=np.float32)
+    total = np.zeros(sums.shape[1:], dtype=np.float32)
+    for start, features in tiles:
+        low, high = max(begin, start[0]), min(end, start[0] + window[0])
+        if low >= high:
+            continue
+        seen = _probabilities((start, features), (low, high), parts)
+        here = (
+            slice(low - begin, high - begin),
+            slice(start[1], start[1] + window[1]),
+            slice(start[2], start[2] + window[2]),
+        )
+        weight = weights[low - start[0] : high - start[0]]
+        total[here] += weight
+        for mean, share in zip(sums, seen, strict=True):
+            if share.any():
+                mean[here] += share * weight
+    sums /= total
+    return np.rint(sums, out=sums).astype(np.uint8)
+
+
+def _probabilities(
+    tile: tuple[Index, Features], planes: tuple[int, int], parts: Parts
+) -> UInt8[np.ndarray, "classes n j k"]:
+    start, features = tile
+    part = features[:, planes[0] - start[0] : planes[1] - start[0]]
+    found = parts.head(part.reshape(len(part), -1))
+    return found.reshape(len(found), *part.shape[1:])
+
+
+def _fitting(rule: GridRule, each: tuple[float, float], limit: float) -> Index:
+    """The window of the rule, or one halved until its work fits the limit."""
+    window = rule.seen
+    room = limit * (1 - _SHARES_PART) - _BASE_BYTES if limit < math.inf else limit
+    while (needed := _bytes(rule.field, window, each)) > room:
+        halves = _halves(window, rule.multiple)
+        if not halves:
+            least_gb = (needed + _BASE_BYTES) / (1 - _SHARES_PART) / 1e9
+            raise ConfigError(
+                f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
+                f" {least_gb:.2g} GB at least.",
+                fix="raise --max-memory.",
+            )
+        window = min(halves, key=lambda half: _bytes(rule.field, half, each))
+    return window
+
+
+def _halves(window: Index, multiple: int) -> list[Index]:
+    """Half of a window along each axis, but none that is thin if there are others."""
+    halves = []
+    for axis, length in enumerate(window):
+        half = math.ceil(length / 2 / multiple) * multiple
+        if 2 * multiple <= half < length:
+            halves.append(index(tuple(half if n == axis else m for n, m in enumerate(window))))
+    thick = [half for half in halves if min(half) >= 4 * multiple]
+    return thick or halves
+
+
+def _bytes(field: Index, window: Index, each: tuple[float, float]) -> float:
+    """What the network takes in one window, and the features of all that are kept meanwhile."""
+    rows, *across = (len(tile_starts(*pair, OVERLAP)) for pair in zip(field, window, strict=True))
+    kept = min(rows, 2) * math.prod(across)
+    body, features = each
+    return (body + features * (kept if kept > 1 else 0)) * math.prod(window)

@@ -1,0 +1,160 @@
+"""Probabilities of many classes on a field, kept only where they are not zero.
+
+Of 139 classes almost all are zero almost everywhere, so a field of 8 million voxels takes some
+50 MB instead of 1.1 GB. Should it be otherwise, what goes beyond a limit is kept on disk.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from jaxtyping import Bool, Int16, UInt8
+
+Index = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Where a piece of one class lies, and its values: in memory, or at a place in the file."""
+
+    start: Index
+    shape: Index
+    values: UInt8[np.ndarray, "i j k"] | int
+
+    @property
+    def end(self) -> Index:
+        i, j, k = (a + n for a, n in zip(self.start, self.shape, strict=True))
+        return i, j, k
+
+
+class Shares:
+    """Probabilities from 0 to 255 of each class, background first.
+
+    Args:
+        n_classes: Background included.
+        shape: Voxels of the field.
+        most_bytes: What may be kept in memory; more goes to a temporary file.
+    """
+
+    def __init__(self, n_classes: int, shape: Index, most_bytes: float = math.inf) -> None:
+        self.shape = (n_classes, *shape)
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._file: IO[bytes] | None = None
+        self._parts: list[list[_Part]] = [[] for _ in range(n_classes)]
+        self._gone: Bool[np.ndarray, "i j k"] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "i j k"]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> UInt8[np.ndarray, "i j k"]:
+        """All of one class."""
+        return self.cut(number, (0, 0, 0), self.shape[1:])
+
+    def add(self, first: int, slab: UInt8[np.ndarray, "classes n j k"]) -> None:
+        """Take in some planes.
+
+        Args:
+            first: Number of the first of them along the field's first axis.
+            slab: All classes there.
+        """
+        over_i = slab.max(axis=1)
+        rows, columns = over_i.any(axis=2), over_i.any(axis=1)
+        for number, share in enumerate(slab):
+            if rows[number].any():
+                (a, b), (c, d) = ends(rows[number]), ends(columns[number])
+                self._keep(number, (first, a, c), share[:, a:b, c:d])
+
+    def remove(self, where: Bool[np.ndarray, "i j k"]) -> None:
+        """Make certain voxels background."""
+        self._gone = where
+
+    def box(self, number: int, least: float) -> Int16[np.ndarray, "2 3"] | None:
+        """First and one past the last voxel along each axis where a class reaches `least`."""
+        parts = self._parts[number]
+        if not parts:
+            return None
+        low = np.min([part.start for part in parts], axis=0)
+        high = np.max([part.end for part in parts], axis=0)
+        found = box_of(self.cut(number, index(low), index(high - low)), least)
+        return None if found is None else (found + low).astype(np.int16)
+
+    def cut(self, number: int, start: Index, shape: Index) -> UInt8[np.ndarray, "i j k"]:
+        """A part of one class; `start` and `shape` must lie within the field."""
+        whole = np.zeros(shape, dtype=np.uint8)
+        end = [a + n for a, n in zip(start, shape, strict=True)]
+        for part in self._parts[number]:
+            low = [max(a, b) for a, b in zip(start, part.start, strict=True)]
+            high = [min(a, b) for a, b in zip(end, part.end, strict=True)]
+            if all(a < b for a, b in zip(low, high, strict=True)):
+                from_part = self._values(part)[_between(low, high, part.start)]
+                whole[_between(low, high, start)] = from_part
+        if self._gone is not None:
+            whole[self._gone[_between(list(start), end, (0, 0, 0))]] = 0 if number else 255
+        return whole
+
+    def _keep(self, number: int, start: Index, values: UInt8[np.ndarray, "i j k"]) -> None:
+        i, j, k = values.shape
+        kept: np.ndarray | int
+        if self._bytes + values.nbytes <= self._most_bytes:
+            self._bytes += values.nbytes
+            kept = values.copy()
+        else:
+            self._file = self._file or tempfile.TemporaryFile(prefix="fewlabel")  # noqa: SIM115
+            kept = self._file.seek(0, os.SEEK_END)
+            self._file.write(values.tobytes())
+        self._parts[number].append(_Part(start, (i, j, k), kept))
+
+    def _values(self, part: _Part) -> UInt8[np.ndarray, "i j k"]:
+        if isinstance(part.values, np.ndarray):
+            return part.values
+        assert self._file is not None
+        self._file.seek(part.values)
+        content = self._file.read(math.prod(part.shape))
+        return np.frombuffer(content, dtype=np.uint8).reshape(part.shape)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self._file.close()  # type: ignore[union-attr]
+
+
+def every(
+    shares: UInt8[np.ndarray, "classes i j k"] | Shares, step: int
+) -> UInt8[np.ndarray, "classes a b c"]:
+    """All classes in memory, at every second, third, ... voxel along each axis."""
+    if isinstance(shares, Shares):
+        return np.stack([share[::step, ::step, ::step] for share in shares])
+    return shares[:, ::step, ::step, ::step]
+
+
+def box_of(share: np.ndarray, least: float) -> Int16[np.ndarray, "2 3"] | None:
+    """First and one past the last voxel along each axis where `share` reaches `least`."""
+    rows = share.reshape(len(share), -1).max(axis=1) >= least
+    if not rows.any():
+        return None
+    found = [ends(rows)]
+    front = share[slice(*found[0])].max(axis=0) >= least
+    found += [ends(front.any(axis=1)), ends(front.any(axis=0))]
+    return np.array(found, dtype=np.int16).T
+
+
+def ends(line: np.ndarray) -> tuple[int, int]:
+    """First and one past the last true entry."""
+    found = np.flatnonzero(line)
+    return int(found[0]), int(found[-1]) + 1
+
+
+def index(voxel: np.ndarray | tuple[int, ...]) -> Index:
+    """Three numbers as a tuple."""
+    i, j, k = (int(n) for n in voxel)
+    return i, j, k
+
+
+def _between(low: list[int], high: list[int], start: Index) -> tuple[slice, ...]:
+    return tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))

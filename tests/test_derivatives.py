@@ -1,0 +1,151 @@
+"""What of a data set is to be segmented, where to, and what is finished."""
+
+import json
+
+import pytest
+
+from fewlabel.derivatives import (
+    Choice,
+    Job,
+    open_derivatives,
+    plan,
+    remove_drafts,
+    sort_out,
+    write_volumes,
+)
+from fewlabel.engine import Compute
+from fewlabel.errors import CohortError, OutputError
+from fewlabel.results import ResultPaths
+from tests.band_model import band_model
+
+SCANS = (
+    "sub-01/anat/sub-01_T1w.nii.gz",
+    "sub-01/anat/sub-01_T2w.nii.gz",
+    "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz",
+    "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz",
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in SCANS:
+        scan = tmp_path / "data" / name
+        scan.parent.mkdir(parents=True, exist_ok=True)
+        scan.touch()
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(tmp_path):
+    return band_model(tmp_path / "bands")
+
+
+def finished(scan, folder, scan_name=None):
+    """A whole result, as far as its names go."""
+    paths = ResultPaths.of(scan, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths.all():
+        path.write_text("")
+    paths.volumes.write_text("structure\tvolume_mm3\nBall\t12.00\nTotal-Brain\t30.00\n")
+    paths.record.write_text(json.dumps({"fewlabel": "1", "scan": scan_name or scan.name}))
+    return Job(scan, paths)
+
+
+def test_all_runs_and_sessions_of_one_modality_are_planned_in_the_layout_of_the_data(
+    data, tmp_path
+):
+    jobs = plan(data, tmp_path / "out")
+
+    assert [str(job.scan.relative_to(data)) for job in jobs] == [SCANS[0], *SCANS[2:]]
+    assert [str(job.paths.labels.relative_to(tmp_path / "out")) for job in jobs] == [
+        "sub-01/anat/sub-01_dseg.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_dseg.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-2_dseg.nii.gz",
+    ]
+
+
+@pytest.mark.parametrize("name", ["02", "sub-02"])
+def test_participants_are_named_with_or_without_their_prefix(data, tmp_path, name):
+    jobs = plan(data, tmp_path / "out", Choice(participants=(name,)))
+
+    assert len(jobs) == 2
+
+
+def test_who_is_not_there_is_named(data, tmp_path):
+    with pytest.raises(CohortError, match="has no T1w image of 07, 9: looked for"):
+        plan(data, tmp_path / "out", Choice(participants=("01", "07", "9")))
+    with pytest.raises(CohortError, match="has no FLAIR image of anybody"):
+        plan(data, tmp_path / "out", Choice("FLAIR"))
+
+
+def test_what_has_a_record_is_finished_and_what_lacks_one_is_done_again(data, tmp_path):
+    jobs = plan(data, tmp_path / "out")
+    for job in jobs[:2]:
+        finished(job.scan, job.paths.labels.parent)
+    jobs[1].paths.record.unlink()  # cut off between the first file and the last
+
+    told, left = sort_out(jobs)
+
+    assert [(one.scan, one.status) for one in told] == [(jobs[0].scan, "kept")]
+    assert left == [jobs[1], jobs[2]]
+    assert sort_out(jobs, overwrite=True) == ([], list(jobs))
+
+
+def test_the_result_of_another_scan_is_told_as_a_failure(data, tmp_path):
+    (job, *_) = plan(data, tmp_path / "out")
+    finished(job.scan, job.paths.labels.parent, "sub-01_T2w.nii.gz")
+
+    ((told,), left) = sort_out([job])
+
+    assert told.status == "failed"
+    assert "is the result of sub-01_T2w.nii.gz" in told.what
+    assert left == []
+
+
+def test_the_description_names_the_model_and_another_one_is_refused(data, model, tmp_path):
+    out = tmp_path / "out"
+    open_derivatives(out, data, model, Compute())
+    open_derivatives(out, data, model, Compute(threads=1))  # the same results, only slower
+
+    said = json.loads((out / "dataset_description.json").read_text())
+    assert said["DatasetType"] == "derivative"
+    assert said["GeneratedBy"][0]["ModelSHA256"] == model.card.sha256["model.onnx"]
+    assert "volumes.tsv" in (out / ".bidsignore").read_text().split()
+    exact = Compute(precision="exact")
+    with pytest.raises(OutputError, match=r"precision fast .*; now it is .* precision exact"):
+        open_derivatives(out, data, model, exact)
+    open_derivatives(out, data, model, exact, overwrite=True)
+
+
+def test_a_folder_with_something_else_in_it_is_refused(data, model):
+    with pytest.raises(OutputError, match="holds no derivatives of fewlabel"):
+        open_derivatives(data, data, model, Compute())
+    (data / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "other"}]}')
+    with pytest.raises(OutputError, match="was made by another program"):
+        open_derivatives(data, data, model, Compute())
+
+
+def test_drafts_of_killed_processes_are_removed_and_nothing_else(data, tmp_path):
+    job = finished(data / SCANS[0], tmp_path / "out")
+    draft = job.paths.labels.with_name(f".0a1b2c3d.{job.paths.labels.name}")
+    other = job.paths.labels.with_name(".0a1b2c3d.sub-07_dseg.nii.gz")
+    draft.touch(), other.touch()
+
+    remove_drafts(job.paths)
+
+    assert not draft.exists()
+    assert other.exists()
+    assert all(path.exists() for path in job.paths.all())
+
+
+def test_the_table_of_volumes_has_a_line_for_each_finished_scan(data, tmp_path):
+    out = tmp_path / "out"
+    for job in plan(data, out)[:2]:
+        finished(job.scan, job.paths.labels.parent)
+
+    assert write_volumes(out) == 2
+    assert (out / "volumes.tsv").read_text().splitlines() == [
+        "participant_id\tsession_id\tscan\tBall\tTotal-Brain",
+        "sub-01\tn/a\tsub-01_T1w.nii.gz\t12.00\t30.00",
+        "sub-02\tses-a\tsub-02_ses-a_run-1_T1w.nii.gz\t12.00\t30.00",
+    ]
