@@ -54,7 +54,7 @@ def test_batches_are_drawn_while_the_loop_is_busy():
 
     with Ahead(iter([dict, second])) as batches:
         batches.next()
-        assert drawn.wait(timeout=10), "nobody asked for the second batch yet"
+        assert drawn.wait(timeout=300), "nobody asked for the second batch yet"
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal():

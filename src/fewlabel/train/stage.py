@@ -92,6 +92,19 @@ class Workplace:
 
 
 @dataclass(frozen=True)
+class Registrar:
+    """A registration network for a model folder.
+
+    Attributes:
+        network: A `nets.register.RegistrationNet`.
+        settings: Its arguments.
+    """
+
+    network: nn.Module
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Export:
     """What a model folder is made of, besides who made it.
 
@@ -101,17 +114,21 @@ class Export:
         heads: Protocol of each head; the first is the one that `segment` gives.
         grid: What the network wants its input to be like.
         intensity: Function of `fewlabel.intensity` that scales its input.
+        space: Whether it looks at scans where they lie, or placed as in MNI space.
         channels: Modalities, or the three colors of a slice.
         settings: Arguments of `nets.unet.UNet` besides heads, if that is what `network` is.
         description: What it segments, in one sentence.
         input: Scans that it is meant for.
+        registrar: A network that registers such scans, at the same voxel size, if there is one.
     """
 
     network: nn.Module
     heads: Mapping[str, LabelProtocol]
     grid: GridRule | SliceRule
     intensity: Literal["robust_scale", "z_score", "equalize"] = "robust_scale"
+    space: Literal["native", "mni-rigid"] = "native"
     channels: int = 1
     settings: Mapping[str, Any] | None = None
     description: str = "Structures of the brain."
     input: str = "Scans like those it was trained on."
+    registrar: Registrar | None = None
