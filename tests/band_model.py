@@ -59,9 +59,9 @@ def band_card(spacing_mm: float = 3.0, **changes: object) -> ModelCard:
     return ModelCard.model_validate(said | changes)
 
 
-def band_model(folder: Path, spacing_mm: float = 3.0) -> ModelFolder:
+def band_model(folder: Path, spacing_mm: float = 3.0, **changes: object) -> ModelFolder:
     """Write such a model."""
-    return write_model(folder, band_card(spacing_mm), onnx=band_onnx())
+    return write_model(folder, band_card(spacing_mm, **changes), onnx=band_onnx())
 
 
 def head_at(grid: Grid) -> Scan:

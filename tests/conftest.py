@@ -4,10 +4,15 @@ import importlib.util
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from fewlabel.grid import Grid
 from fewlabel.labels import Label, LabelProtocol
 from fewlabel.volume import LabelMap
+
+# A busy machine may take long, and what is tried must not depend on the day.
+settings.register_profile("fewlabel", deadline=None, derandomize=True)
+settings.load_profile("fewlabel")
 
 if importlib.util.find_spec("torch"):
     import torch

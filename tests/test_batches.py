@@ -9,7 +9,7 @@ from fewlabel.cache import Cache
 from fewlabel.cohort import Case
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.errors import CohortError
-from fewlabel.held_out import dice_by_contract
+from fewlabel.held_out import confusion_by_contract, dice_by_contract
 from fewlabel.labels import load_protocol
 
 PHANTOM = load_protocol("phantom8")
@@ -161,3 +161,29 @@ def test_held_out_dice_leaves_out_what_the_labels_cannot_judge(conformed):
     scores = dict(dice_by_contract(found, drawn, terms, PHANTOM))
 
     assert scores == {"Ventricle": pytest.approx(2 / 3), "Brain-Stem": 0.0}
+
+
+def test_held_out_confusions_name_what_was_taken_for_what(conformed):
+    terms = make_examples(conformed({}), HEADS)[0].contracts["phantom8"][0]
+    drawn = np.array([7, 7, 8, 0, -1, 0]).reshape(6, 1, 1).astype(np.int16)
+    found = np.array([7, 8, 8, 7, 8, 0]).reshape(6, 1, 1).astype(np.int16)
+
+    taken = confusion_by_contract(found, drawn, terms, PHANTOM)
+
+    seventh, eighth = PHANTOM.names[6:8]
+    assert taken == {
+        (seventh, seventh): 1,
+        (seventh, eighth): 1,
+        (eighth, eighth): 1,
+        ("background", seventh): 1,
+    }
+
+
+def test_cases_can_be_drawn_in_proportion_to_what_their_labels_tell_apart(conformed):
+    half = {"looked_for": PHANTOM.names[:4]}
+    config = PatchConfig(size=(8, 8, 8), batch=4, balance=1.0)
+    draw = patches(conformed({}, half, half, None), config=config)
+
+    assert draw._shares.tolist() == [0.5, 0.25, 0.25, 0.0]
+    assert {draw._turn_of(number).scan.case.id for number in range(40)} == {"c0", "c1", "c2"}
+    assert draw._turn_of(7) is draw._turn_of(7)

@@ -71,7 +71,7 @@ def test_two_runs_that_make_the_same_entry_both_get_it(tmp_path):
 
     def make(folder):
         (folder / "file").write_text("x")
-        ready.wait(timeout=5)
+        ready.wait(timeout=300)
 
     runs = [threading.Thread(target=lambda: places.append(cache.entry("a", make))) for _ in "ab"]
     for run in runs:

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from fewlabel.engine import Compute, cpu_engine
+from fewlabel.engine import Compute, cpu_engine, in_windows
 from fewlabel.errors import ModelFolderError
 from tests.band_model import band_onnx
 
@@ -55,6 +55,49 @@ def test_exact_means_32_bit_and_the_record_says_so(onnx):
 
     assert engine.means.startswith("OpenVINO ")
     assert engine.means.endswith("f32")
+
+
+def half_and_half(image):
+    """Two classes that share each voxel by its intensity."""
+    bright = np.rint(255 * image).astype(np.uint8)
+    return np.stack([255 - bright, bright])
+
+
+def test_windows_are_all_of_the_size_that_was_trained_on():
+    seen = []
+
+    def run(image):
+        seen.append(image.shape)
+        return half_and_half(image)
+
+    in_windows(run, (4, 4, 6))(np.zeros((7, 4, 6), dtype=np.float32))
+
+    assert seen == [(4, 4, 6)] * 2
+
+
+def test_windows_are_put_together_to_what_each_of_them_says():
+    image = np.random.default_rng(0).random((19, 16, 21), dtype=np.float32)
+    image[:2], image[-2:] = 1.0, 0.0  # 255 of 255 must not run over
+
+    found = in_windows(half_and_half, (8, 16, 10))(image)
+
+    assert found.dtype == np.uint8
+    off = np.abs(found.astype(int) - half_and_half(image))
+    assert off.max() <= 3, "one rounding for each of up to 6 windows"
+
+
+def test_of_two_windows_the_one_counts_more_that_has_a_voxel_in_its_middle():
+    def run(image):  # says nothing but which window it saw
+        return np.full((1, *image.shape), 200 * image[0, 0, 0], dtype=np.uint8)
+
+    image = np.zeros((6, 4, 4), dtype=np.float32)
+    image[2, 0, 0] = 1  # where the second of two windows begins
+
+    line = in_windows(run, (4, 4, 4))(image)[0, :, 1, 1]
+
+    assert line[:2].tolist() == [0, 0]
+    assert 0 < line[2] < 100 < line[3] < 200
+    assert line[4:].tolist() == [200, 200]
 
 
 def test_a_file_that_is_no_network_is_refused(tmp_path):

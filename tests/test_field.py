@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fewlabel.conform import GridRule, part_of, upright
-from fewlabel.field import OFF_CENTER_MM, extent, first_look, look_again, main_body
+from fewlabel.field import (
+    OFF_CENTER_MM,
+    around_body,
+    extent,
+    first_look,
+    look_again,
+    main_body,
+)
 from fewlabel.grid import Grid
 from fewlabel.volume import Scan
 from tests.band_model import box_grid, head_at, turned_scan
@@ -121,3 +128,29 @@ def test_a_scan_of_one_intensity_is_looked_at_in_its_middle():
     field = first_look(Scan(np.ones(grid.shape, np.float32), grid), RULE)
 
     assert np.abs(middle_mm(field)[:2] - (0, 10)).max() <= 4
+
+
+def test_a_field_lower_than_a_head_lies_on_what_is_bright():
+    """A crop of 36 x 52 x 40 mm, 400 mm up; a brain would be sought 73 mm below its top."""
+    affine = np.eye(4)
+    affine[:3, 3] = (0, 0, 400)
+    data = np.random.default_rng(0).random((36, 52, 40), dtype=np.float32)
+    rule = GridRule(spacing_mm=1.0, multiple=8, field_mm=(48, 64, 56))
+
+    field = first_look(Scan(data, Grid(data.shape, affine)), rule)
+
+    low, high = field.corners_mm().min(axis=0), field.corners_mm().max(axis=0)
+    assert (low <= (0, 0, 400)).all()
+    assert (high >= (35, 51, 439)).all()
+
+
+def test_voxels_around_a_body_leave_out_empty_space():
+    """Bright from 40 to 60 mm: with 6 voxels of margin 32 mm, and 32 is a multiple of 16."""
+    data = np.zeros((100, 100, 100), dtype=np.float32)
+    data[40:60, 40:60, 40:60] = 1
+
+    found = around_body(Scan(data, Grid(data.shape, np.eye(4))), 1.0, 16)
+
+    assert set(found.shape) <= {32, 48}
+    assert (found.corners_mm().min(axis=0) <= 36).all()
+    assert (found.corners_mm().max(axis=0) >= 63).all()

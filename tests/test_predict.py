@@ -10,6 +10,7 @@ from PIL import Image
 
 import fewlabel
 import fewlabel.results
+from fewlabel.conform import GridRule
 from fewlabel.engine import Compute
 from fewlabel.errors import ModelFolderError, OutputError, ScanError
 from fewlabel.grid import Grid
@@ -62,6 +63,17 @@ def test_all_48_orientations_give_equal_labels_voxel_for_voxel(segmenter):
             found = segmenter(turned_scan(scan, order, signs)).labels
             flips = tuple(slice(None, None, sign) for sign in signs)
             assert np.array_equal(found.data, expected.data.transpose(order)[flips])
+
+
+def test_a_network_of_voxels_says_the_same_in_windows_as_in_the_whole_field(
+    segmenter, head, tmp_path
+):
+    rule = GridRule(spacing_mm=3.0, window=(48, 80, 32))
+    windowed = Segmenter(band_model(tmp_path / "bands", grid=rule), Compute(threads=1))
+
+    found, whole = windowed(head).labels.data, segmenter(head).labels.data
+
+    assert (found == whole).mean() > 0.999  # but for ties that rounding decides
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +165,10 @@ def test_five_files_tell_the_result(tmp_path, model, head):
     record = json.loads(found.paths.record.read_text())
     assert record["scan"] == scan.name
     assert record["model"]["sha256"] == model.card.sha256["model.onnx"]
-    assert record["settings"] == {"threads": 1, "device": "cpu", "precision": "fast"}
-    assert set(record["seconds"]) == {"read", "start", "conform", "network", "restore", "picture"}
+    settings = {"threads": 1, "device": "cpu", "precision": "fast", "max_memory_gb": None}
+    assert record["settings"] == settings
+    stages = {"read", "start", "conform", "network", "restore", "quality", "picture"}
+    assert set(record["seconds"]) == stages
     with Image.open(found.paths.picture) as drawn:
         assert drawn.format == "PNG"
 

@@ -27,11 +27,13 @@ def rows(name):
         ("fsl15", 15, 15),
         ("hammers67", 67, 67),
         ("hippocampus2", 2, 2),
+        ("knee5", 5, 5),
         ("malc25", 25, 25),
         ("mrbrains3", 3, 3),
         ("mrbrains8", 8, 8),
         ("neobrains7", 7, 7),
         ("neuromorphometrics138", 138, 134),
+        ("oasis4", 4, 4),
         ("tissue3", 3, 3),
     ],
 )

@@ -1,8 +1,8 @@
 """What incomplete labels are worth: three ways to use them, on malc at 2 mm, equal steps.
 
     python -m benchmarks.papers.label_contract [--data ../shared/data/malc] [--steps N]
-        [--seeds 0 1] [--patch 64] [--channels 16 32 64 128] [--work runs/label_contract]
-        [--only subcortical/contract ...]
+        [--seeds 0 1] [--head neuromorphometrics138|aseg32] [--patch 64]
+        [--channels 16 32 64 128] [--work runs/label_contract] [--only subcortical/contract ...]
 
 Five scans are labeled completely. Of the ten others,
 
@@ -15,6 +15,12 @@ was), **background** (what was not drawn counts as background), or **left out** 
 the same for all three). **complete** has all labels of all fifteen scans: what could be had at
 best. Each run is scored once, after its last step, on the two validation scans.
 
+All runs start from one network, trained on the five complete scans at 4 mm (`--start-steps`), and
+cases are drawn in proportion to the structures that their labels are taken to tell apart.
+
+`--head aseg32` learns the 32 structures of aseg32 from the same maps, which takes far fewer steps
+than all 138: for machines without a GPU.
+
 Stop it at any time; the same command goes on. Rows go to benchmarks/results/label_contract.csv.
 """
 
@@ -24,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import yaml
@@ -119,49 +126,73 @@ def cohort_of(trial: Trial, data: Path, folder: Path) -> Cohort:
     return Cohort((*train[:COMPLETE], *others, *val))
 
 
-def settings_of(trial: Trial, manifest: Path, asked: argparse.Namespace) -> dict[str, object]:
+def settings_of(trial: Trial, manifest: Path, asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "recipe": "supervised",
         "seed": trial.seed,
         "precision": asked.precision,
         "data": {"cohort": str(manifest)},
-        "protocols": [PROTOCOL.name],
+        "protocols": [asked.head],
         "working": {"spacing_mm": asked.spacing},
-        "patches": {"size": [asked.patch] * 3, "batch": 1},
+        "patches": {"size": [asked.patch] * 3, "batch": 1, "balance": 1.0},
         "augment": {"elastic_voxels": 1.5},
         "channels": asked.channels,
         "steps": asked.steps,
         "validate_every": asked.steps,
         "allow_empty_classes": True,
         "optimizer": {
-            "kind": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4,
+            "kind": "adamw", "learning_rate": asked.rate, "weight_decay": 1e-4,
             "warmup_steps": min(100, asked.steps // 10), "decay": "poly",
             "ema": 0.995 if asked.steps >= 500 else 0.0,
         },
     }  # fmt: skip
 
 
+def start(seed: int, asked: argparse.Namespace) -> Path:
+    """The network that all runs of a seed start from: five complete scans, 4 mm, whole brains."""
+    trial = Trial("five", "left out", seed)
+    out = asked.work / f"start_{asked.head}_{asked.start_steps}_steps" / f"seed{seed}"
+    manifest = out.parent / "cohort.tsv"
+    if not manifest.exists():
+        write_cohort(cohort_of(trial, asked.data, asked.work), manifest)
+    settings = settings_of(trial, manifest, asked) | {
+        "working": {"spacing_mm": 4.0},
+        "patches": {"size": [48] * 3, "batch": 1},
+        "steps": asked.start_steps,
+        "validate_every": asked.start_steps,
+    }
+    settings["optimizer"] |= {"learning_rate": 2e-3}
+    train(out, settings, asked)
+    return out
+
+
 def run(trial: Trial, asked: argparse.Namespace) -> Path:
     """Train, or take up, or do nothing if all is done; the folder with `validation.csv`."""
-    place = asked.work / f"{asked.steps}_steps"
-    out = place / trial.name.replace("/", "_").replace(" ", "_") / f"seed{trial.seed}"
-    manifest = place / "cohorts" / f"{trial.name.replace('/', '_').replace(' ', '_')}.tsv"
+    place = asked.work / f"{asked.head}_{asked.steps}_steps"
+    name = trial.name.replace("/", "_").replace(" ", "_")
+    out = place / name / f"seed{trial.seed}"
+    manifest = place / "cohorts" / f"{name}.tsv"
     if not manifest.exists():
         write_cohort(cohort_of(trial, asked.data, place / "labels"), manifest)
-    settings = out.with_suffix(".yaml")
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(yaml.safe_dump(settings_of(trial, manifest, asked)))
+    settings = settings_of(trial, manifest, asked)
+    train(out, settings | {"start": str(start(trial.seed, asked))}, asked)
+    return out
+
+
+def train(out: Path, settings: dict[str, Any], asked: argparse.Namespace) -> None:
+    file = out.with_suffix(".yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(settings))
     with shown() as watch:
         means = Means(device="cpu", cache=asked.work / "cache", watch=watch)
-        train_run(settings, out, resume=True, means=means)
-    return out
+        train_run(file, out, resume=True, means=means)
 
 
 def rows_of(trial: Trial, out: Path, asked: argparse.Namespace) -> list[dict[str, str | float]]:
     """Mean Dice and its spread over structures and scans, for those that FIRST draws and others."""
     with (out / "validation.csv").open(newline="") as stream:
         scores = [(row["structure"], float(row["dice"])) for row in csv.DictReader(stream)]
-    drawn = set(subcortical(PROTOCOL))
+    drawn = set(subcortical(load_protocol(asked.head)))
     groups = {
         "all": [dice for _, dice in scores],
         "subcortical": [dice for name, dice in scores if name in drawn],
@@ -170,7 +201,8 @@ def rows_of(trial: Trial, out: Path, asked: argparse.Namespace) -> list[dict[str
     about = provenance(f"{asked.spacing} mm, patches of {asked.patch}, channels {asked.channels}")
     return [
         {
-            "scenario": trial.scenario, "way": trial.way, "seed": trial.seed, "steps": asked.steps,
+            "head": asked.head, "scenario": trial.scenario, "way": trial.way, "seed": trial.seed,
+            "steps": asked.steps,
             "structures": group, "dice": round(mean(values), 4), "sd": round(stdev(values), 4),
             "n": len(values), **about,
         }
@@ -178,18 +210,23 @@ def rows_of(trial: Trial, out: Path, asked: argparse.Namespace) -> list[dict[str
     ]  # fmt: skip
 
 
-def is_written(trial: Trial, steps: int) -> bool:
+def is_written(trial: Trial, asked: argparse.Namespace) -> bool:
     if not TABLE.exists():
         return False
     with TABLE.open(newline="") as stream:
-        done = {(r["scenario"], r["way"], r["seed"], r["steps"]) for r in csv.DictReader(stream)}
-    return (trial.scenario, trial.way, str(trial.seed), str(steps)) in done
+        keys = ("head", "scenario", "way", "seed", "steps")
+        done = {tuple(row[key] for key in keys) for row in csv.DictReader(stream)}
+    return (asked.head, trial.scenario, trial.way, str(trial.seed), str(asked.steps)) in done
 
 
-def summary(steps: int) -> Table:
+def summary(head: str, steps: int) -> Table:
     """The table with seeds averaged."""
     with TABLE.open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["steps"] == str(steps)]
+        rows = [
+            row
+            for row in csv.DictReader(stream)
+            if (row["head"], row["steps"]) == (head, str(steps))
+        ]
     table = Table("scenario", "way", "all", "subcortical", "others", "seeds")
     for scenario, way in dict.fromkeys((row["scenario"], row["way"]) for row in rows):
         here = [row for row in rows if (row["scenario"], row["way"]) == (scenario, way)]
@@ -207,8 +244,11 @@ def main() -> None:
     ask.add_argument("--data", type=Path, default=Path("../shared/data/malc"))
     ask.add_argument("--work", type=Path, default=Path("runs/label_contract"))
     ask.add_argument("--steps", type=int, default=2000)
+    ask.add_argument("--start-steps", type=int, default=1000)
+    ask.add_argument("--rate", type=float, default=1e-3)
     ask.add_argument("--seeds", type=int, nargs="+", default=[0])
     ask.add_argument("--spacing", type=float, default=2.0)
+    ask.add_argument("--head", choices=("neuromorphometrics138", "aseg32"), default=PROTOCOL.name)
     ask.add_argument("--patch", type=int, default=64)
     ask.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
     ask.add_argument("--precision", choices=("32", "bf16"), default="bf16")
@@ -217,9 +257,9 @@ def main() -> None:
     for trial in trials(asked.seeds):
         if asked.only and trial.name not in asked.only:
             continue
-        if not is_written(trial, asked.steps):
+        if not is_written(trial, asked):
             add_rows(TABLE, rows_of(trial, run(trial, asked), asked))
-    Console().print(summary(asked.steps))
+    Console().print(summary(asked.head, asked.steps))
 
 
 if __name__ == "__main__":

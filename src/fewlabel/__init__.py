@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fewlabel.io import read_labels, read_scan, write_labels
     from fewlabel.labels import LabelProtocol, load_protocol
     from fewlabel.model import find_model, list_models
+    from fewlabel.notebook import plot
     from fewlabel.predict import segment
     from fewlabel.segmenter import Segmentation
     from fewlabel.volume import LabelMap, Scan
@@ -28,6 +29,7 @@ _HOME = {
     "find_model": "model",
     "list_models": "model",
     "load_protocol": "labels",
+    "plot": "notebook",
     "read_labels": "io",
     "read_scan": "io",
     "segment": "predict",
@@ -45,6 +47,7 @@ __all__ = [
     "find_model",
     "list_models",
     "load_protocol",
+    "plot",
     "read_labels",
     "read_scan",
     "segment",

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from pydantic import Field
 
 from fewlabel.augment import AugmentConfig, augment, mirrored
@@ -31,6 +33,9 @@ class PatchConfig(Settings):
     """Share of patches that are drawn around a structure; the others lie anywhere."""
     rarity: float = Field(default=0.5, ge=0, le=1)
     """How much rare structures are preferred then: 0 not at all, 1 until all are drawn alike."""
+    balance: float = Field(default=0.0, ge=0, le=1)
+    """How much cases are preferred whose labels tell more structures apart: 0 not at all, 1 in
+    proportion to their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,11 @@ def contract_of(case: Case, head: LabelProtocol) -> Contract | None:
         return None
 
 
+def _dark(image: np.ndarray) -> float:
+    """What lies beyond a scan is as dark as its darkest voxel: 0, but for z-scores."""
+    return float(image[::3, ::3, ::3].min())
+
+
 def require_every_class(examples: Sequence[Example], heads: Heads) -> None:
     """Refuse training cases in which a structure that shall be learned never occurs by itself.
 
@@ -116,7 +126,8 @@ class Patches:
     """Draws batches.
 
     A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes
-    them. Cases are taken in a random order, all of them before any comes again.
+    them. Cases are taken in a random order, all of them before any comes again; or at random, if
+    some are preferred.
 
     Attributes:
         examples: To draw from.
@@ -145,7 +156,7 @@ class Patches:
         margin = self.chance.margin_voxels
         i, j, k = (n + 2 * margin for n in self.config.size)
         start = self._start(rng, example.scan, margin)
-        image = np.stack([cut(one, start, (i, j, k), 0.0) for one in example.scan.image])
+        image = np.stack([cut(one, start, (i, j, k), _dark(one)) for one in example.scan.image])
         classes = np.full((i, j, k), UNLABELED, dtype=np.int16)
         if example.scan.classes is not None:
             classes = cut(example.scan.classes, start, (i, j, k), UNLABELED)
@@ -157,9 +168,25 @@ class Patches:
         return {"image": intensities.contiguous(), **self._labels(example, labels, flip=flip)}
 
     def _turn_of(self, number: int) -> Example:
+        if self.config.balance:
+            rng = np.random.default_rng((self.seed, 3, number))
+            return self.examples[int(rng.choice(len(self.examples), p=self._shares))]
         lap, place = divmod(number, len(self.examples))
         order = np.random.default_rng((self.seed, 1, lap)).permutation(len(self.examples))
         return self.examples[int(order[place])]
+
+    @cached_property
+    def _shares(self) -> Float64[np.ndarray, "cases"]:
+        """How often each case is drawn, if some are preferred."""
+        taught = [
+            sum(found.n_told_apart for found, _ in example.contracts.values())
+            for example in self.examples
+        ]
+        weights = np.asarray(taught, dtype=np.float64) ** self.config.balance
+        if not weights.any():
+            weights[:] = 1
+        shares: np.ndarray = weights / weights.sum()
+        return shares
 
     def _start(self, rng: np.random.Generator, scan: Conformed, margin: int) -> Index:
         around = None

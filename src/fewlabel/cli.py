@@ -2,14 +2,21 @@
 
 import os
 import sys
-from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from fewlabel import cli_datasets, cli_train
+from fewlabel import (
+    cli_annotate,
+    cli_cohort,
+    cli_datasets,
+    cli_evaluate,
+    cli_register,
+    cli_report,
+    cli_train,
+)
 from fewlabel.errors import FewlabelError
 from fewlabel.version import VERSION
 
@@ -18,8 +25,16 @@ app = App(name="fewlabel", version=VERSION, help="Segment brain MR images when l
 
 app.command(cli_train.train)
 app.command(cli_train.export)
+app.command(cli_evaluate.evaluate)
+app.command(cli_evaluate.compare)
 app.command(cli_datasets.cohort)
+app.command(cli_cohort.segment_cohort)
 app.command(cli_datasets.dataset)
+app.command(cli_register.register)
+app.command(cli_register.propagate)
+app.command(cli_report.report)
+app.command(cli_report.view)
+app.command(cli_annotate.annotate)
 
 
 @app.command
@@ -38,125 +53,19 @@ def info(scan: Path, *, json: Annotated[bool, Parameter(negative="")] = False) -
         sys.exit(2)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Terms:
-    """What the numbers in label files mean.
-
-    Attributes:
-        protocol: Name or TSV file of the label protocol of the predictions.
-        truth_protocol: That of the truth, if it is another one.
-        score_in: A protocol to compare both in; by default the coarser of the two.
-    """
-
-    protocol: str
-    truth_protocol: str | None = None
-    score_in: str | None = None
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Outputs:
-    """Where results go besides the terminal.
-
-    Attributes:
-        out: CSV to write, one row per case, structure and metric.
-        plot: PNG to draw.
-        json: Print JSON instead of tables.
-    """
-
-    out: Path | None = None
-    plot: Path | None = None
-    json: Annotated[bool, Parameter(negative="")] = False
-
-
-@app.command
-def evaluate(
-    pred: Path,
-    truth: Path,
-    *,
-    terms: Terms,
-    metrics: str = "dice,hausdorff95,mean_surface_distance,volume_difference,"
-    "volume,reference_volume",
-    outputs: Outputs = Outputs(),
-) -> None:
-    """Score segmentations against the truth: two files, or two folders matched by case.
-
-    Structures that either protocol does not draw are left out, not counted as missed.
-
-    Args:
-        pred: Label map, or a folder of them.
-        truth: Label map or folder taken as the truth, on the same grids.
-        terms: The protocols.
-        metrics: What to measure, separated by commas; the first is plotted.
-        outputs: Files, and the form of what is printed.
-    """
-    from fewlabel.evaluate import Protocols, score_paths
-    from fewlabel.scores import plot_boxes
-    from fewlabel.show import scores_as_json, scores_as_tables
-
-    protocols = Protocols.named(terms.protocol, terms.truth_protocol, terms.score_in)
-    wanted = tuple(metrics.split(","))
-    scores = score_paths(pred, truth, protocols, metrics=wanted)
-    if outputs.out:
-        scores.write_csv(outputs.out)
-    if outputs.plot and scores.rows:
-        plot_boxes(scores, wanted[0], outputs.plot)
-    _show(scores_as_json(scores) if outputs.json else scores_as_tables(scores))
-    if scores.refused:
-        sys.exit(1)
-
-
-@app.command
-def compare(
-    scores_a: Path,
-    scores_b: Path,
-    *,
-    metric: str = "dice",
-    plot: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-) -> None:
-    """Compare two tables of scores of the same cases: B less A, intervals, signed-rank tests.
-
-    Args:
-        scores_a: CSV that `fewlabel evaluate --out` wrote.
-        scores_b: Another one.
-        metric: The metric to compare.
-        plot: PNG to draw: mean differences with their intervals.
-        json: Print JSON instead of a table.
-    """
-    from fewlabel import compare as comparing
-    from fewlabel.scores import ScoreTable
-    from fewlabel.show import comparison_as_json, comparison_as_table
-
-    tables = (ScoreTable.read_csv(scores_a), ScoreTable.read_csv(scores_b))
-    found = comparing.compare(*tables, metric=metric)
-    if plot:
-        comparing.plot_differences(found, plot)
-    _show(comparison_as_json(found) if json else comparison_as_table(found))
-
-
-def _show(what: Any) -> None:
-    """Print a table, or what is plain data as JSON."""
-    from rich.console import Console
-
-    if isinstance(what, dict):
-        print(dumps(what, indent=2))
-    else:
-        console = Console()
-        Console(width=None if console.is_terminal else 160).print(what)
-
-
 @app.command
 def segment(  # noqa: PLR0913  (one parameter per option)
     scans: Annotated[list[Path], Parameter(name="SCAN", negative="")],
     *,
     out: Path | None = None,
     model: str | None = None,
+    head: str | None = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fast", "exact"] = "fast",
+    max_memory: float | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Segment brain scans: labels, their legend, volumes, a picture and a record for each.
@@ -165,22 +74,27 @@ def segment(  # noqa: PLR0913  (one parameter per option)
         scans: NIfTI or MGH files, or folders with one DICOM series each.
         out: Folder for all results; without it they lie next to each scan.
         model: A name from `fewlabel models`, or a model folder.
+        head: Which output of a model with several, by its protocol; by default the first.
         threads: CPU threads; without it one per core.
         device: cuda needs the extra `train` and a model with weights for torch.
         precision: fast takes 16-bit numbers where the processor has them, exact never.
+        max_memory: GB; networks that would take more look at parts of a scan.
         overwrite: Replace existing results.
+        strict: Exit with code 3 if a result has warnings, those of earlier results included.
         json: Print JSON instead of text.
     """
     # Matrix products are small here, and OpenBLAS's threads get in the way of OpenVINO's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from fewlabel.engine import compute_of
     from fewlabel.model import find_model
-    from fewlabel.predict import segment_files
+    from fewlabel.predict import giving, segment_files
 
-    compute = compute_of(threads, device, precision)
-    run = segment_files(scans, find_model(model), out=out, compute=compute, overwrite=overwrite)
-    told, failed = [], []
+    compute = compute_of(threads, device, precision, max_memory)
+    wanted = giving(find_model(model), head)
+    run = segment_files(scans, wanted, out=out, compute=compute, overwrite=overwrite)
+    told, failed, doubtful = [], [], 0
     for outcome in run:
+        doubtful += bool(strict and outcome.warnings)
         if outcome.error is not None:
             failed.append((outcome.scan, outcome.error))
         if json:
@@ -196,6 +110,9 @@ def segment(  # noqa: PLR0913  (one parameter per option)
         for scan, error in failed:
             print(f"  {scan}\n    {error}", file=sys.stderr)
         sys.exit(1)
+    if doubtful:
+        print(f"fewlabel: {doubtful} of {len(scans)} have warnings.", file=sys.stderr)
+        sys.exit(3)
 
 
 @app.command

@@ -7,33 +7,61 @@ from cyclopts import Parameter
 
 
 def dataset(
-    name: Literal["neobrains12", "mrbrains13"],
+    name: Literal[
+        "neobrains12",
+        "mrbrains13",
+        "mindboggle101",
+        "oasis1",
+        "oai-knees",
+        "malc",
+        "haa",
+        "ukb-first",
+    ],
     download: Path,
     *,
     out: Path,
     experiment: Literal["exp1", "exp2", "exp3"] = "exp1",
     protocol: str = "neobrains7",
 ) -> None:
-    """Write the manifest of a challenge's data, and say what is missing in the download.
+    """Write the manifest of a public data set, and say what is missing in the download.
 
     Args:
-        name: Which challenge.
+        name: Which data set.
         download: Folder in which its archives were unpacked.
         out: Manifest to write.
         experiment: For neobrains12: which images train and which test (xu2017, table 1).
         protocol: For neobrains12: what the numbers in its label maps stand for.
     """
     from fewlabel.cohort import write_cohort
+    from fewlabel.datasets.dai2019 import haa, malc, ukb_first
+    from fewlabel.datasets.mindboggle101 import mindboggle101
     from fewlabel.datasets.mrbrains13 import mrbrains13
     from fewlabel.datasets.neobrains12 import neobrains12
+    from fewlabel.datasets.oai_knees import oai_knees
+    from fewlabel.datasets.oasis1 import oasis1
 
+    others = {
+        "mrbrains13": mrbrains13,
+        "mindboggle101": mindboggle101,
+        "oasis1": oasis1,
+        "oai-knees": oai_knees,
+        "malc": malc,
+        "haa": haa,
+    }
+    odd: tuple[str, ...] = ()
     if name == "neobrains12":
         cohort = neobrains12(download, experiment, protocol)
+    elif name == "ukb-first":
+        found = ukb_first(download)
+        cohort, odd = found.cohort, found.odd
     else:
-        cohort = mrbrains13(download)
+        cohort = others[name](download)
     write_cohort(cohort, out)
-    counts = ", ".join(f"{len(cohort.part(s))} {s}" for s in ("train", "test"))
-    print(f"{out}: {counts}")
+    parts = {split: cohort.part(split) for split in ("train", "val", "test")}
+    counts = ", ".join(f"{len(part)} {split}" for split, part in parts.items() if part)
+    print(f"{out}: {counts or f'{len(cohort.cases)} cases, not split yet'}")
+    for sentence in odd:
+        print(f"  odd: {sentence}")
 
 
 def cohort(

@@ -7,10 +7,12 @@ means unknown. Columns other than those of `COLUMNS` are modalities and hold pat
 import csv
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import TypeVar
 
 from fewlabel.errors import CohortError, FewlabelError
 from fewlabel.labels import LabelProtocol, load_protocol
@@ -22,6 +24,7 @@ COLUMNS = (
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
 _MOST_LISTED = 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,15 @@ class Cohort:
         """The cases of one split."""
         return tuple(case for case in self.cases if case.split == split)
 
+    def seen_in(self, modalities: Collection[str]) -> "Cohort":
+        """The same cases without scans of other modalities."""
+        return Cohort(
+            tuple(
+                replace(case, scans={m: p for m, p in case.scans.items() if m in modalities})
+                for case in self.cases
+            )
+        )
+
 
 def refuse(where: str, problems: Sequence[str], *, fix: str) -> None:
     """Refuse data with everything that is wrong with it, if anything is.
@@ -93,6 +105,30 @@ def refuse(where: str, problems: Sequence[str], *, fix: str) -> None:
     more = f"\n  - and {rest} more" if rest > 0 else ""
     count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise CohortError(f"{where} has {count}:{listed}{more}", fix=fix)
+
+
+def of_each(do: Callable[[Case], T], cases: Sequence[Case]) -> list[T]:
+    """What `do` gives for each case, in order; all that it refuses is named at once.
+
+    Raises:
+        CohortError: Naming everything that is wrong with any of the cases.
+    """
+
+    def attempt(case: Case) -> T | FewlabelError:
+        try:
+            return do(case)
+        except FewlabelError as refusal:
+            return refusal
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(attempt, cases))
+    problems = [
+        f"{case.id}: {result.what}"
+        for case, result in zip(cases, found, strict=True)
+        if isinstance(result, FewlabelError)
+    ]
+    refuse("The cohort", problems, fix="correct these files, or take the cases out.")
+    return [result for result in found if not isinstance(result, FewlabelError)]
 
 
 def read_cohort(manifest: Path) -> Cohort:

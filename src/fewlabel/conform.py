@@ -17,9 +17,8 @@ from fewlabel.grid import Grid
 from fewlabel.labels import LabelProtocol
 from fewlabel.resample import resample
 from fewlabel.settings import Settings
+from fewlabel.shares import Index, Shares, box_of, index
 from fewlabel.volume import LabelMap, Scan
-
-Index = tuple[int, int, int]
 
 
 class GridRule(Settings):
@@ -30,7 +29,19 @@ class GridRule(Settings):
     multiple: int = Field(default=16, ge=1)
     """The field has a whole multiple of so many voxels along each axis."""
     field_mm: tuple[float, float, float] = (192.0, 224.0, 192.0)
-    """How much the network sees at once, at least: right, front, up."""
+    """What is looked at of a scan, at least: right, front, up."""
+    window: Index | None = None
+    """Voxels that the network sees at once, as when it was trained; None: the whole field."""
+
+    @property
+    def seen(self) -> Index:
+        """Voxels that the network sees at once: a window, or all of the field.
+
+        >>> GridRule(spacing_mm=4, window=(32, 96, 32)).seen
+        (32, 64, 32)
+        """
+        i, j, k = (min(pair) for pair in zip(self.window or self.field, self.field, strict=True))
+        return i, j, k
 
     @property
     def field(self) -> Index:
@@ -99,7 +110,7 @@ def conform(scan: Scan, target: Grid) -> Scan:
 
 
 def restore(
-    shares: UInt8[np.ndarray, "classes i j k"] | Float32[np.ndarray, "classes i j k"],
+    shares: UInt8[np.ndarray, "classes i j k"] | Float32[np.ndarray, "classes i j k"] | Shares,
     working: Grid,
     native: Grid,
     protocol: LabelProtocol,
@@ -123,17 +134,18 @@ def restore(
     """
     labels = np.zeros(native.shape, dtype=np.int16)
     turn = _Turn.of(native)
-    total = 255.0 if shares.dtype == np.uint8 else 1.0
-    boxes = [_box(of_class, total / (2 * len(shares))) for of_class in shares[1:]]
-    present = {number: box for number, box in enumerate(boxes, start=1) if box is not None}
+    fractions = isinstance(shares, np.ndarray) and shares.dtype != np.uint8
+    least = (1.0 if fractions else 255.0) / (2 * len(shares))
+    boxes = {number: _box(shares, number, least) for number in range(1, len(shares))}
+    present = {number: box for number, box in boxes.items() if box is not None}
     if not present:
         return LabelMap(labels, native, protocol)
     everything = np.array(list(present.values()))
     brain = np.stack([everything[:, 0].min(axis=0), everything[:, 1].max(axis=0)])
-    start, best = _restored(shares[0], brain, working, turn.grid)
+    start, best = _restored(shares, 0, brain, working, turn.grid)
     winner = np.zeros(best.shape, dtype=np.int16)
     for number, box in present.items():
-        at, here = _restored(shares[number], box, working, turn.grid)
+        at, here = _restored(shares, number, box, working, turn.grid)
         cut = _slices(np.array(at) - start, here.shape)
         np.copyto(winner[cut], np.int16(number), where=here > best[cut])
         np.maximum(best[cut], here, out=best[cut])
@@ -181,24 +193,25 @@ def _nearest_axes(directions: Float64[np.ndarray, "3 3"]) -> Index:
     return max(orders, key=lambda order: round(float(sum(along[n, order[n]] for n in range(3))), 9))
 
 
-def _box(share: np.ndarray, least: float) -> Int16[np.ndarray, "2 3"] | None:
-    """First and one past the last voxel along each axis where `share` reaches `least`."""
-    rows = share.reshape(len(share), -1).max(axis=1) >= least
-    if not rows.any():
-        return None
-    ends = [_ends(rows)]
-    front = share[slice(*ends[0])].max(axis=0) >= least
-    ends += [_ends(front.any(axis=1)), _ends(front.any(axis=0))]
-    return np.array(ends, dtype=np.int16).T
+def _box(shares: np.ndarray | Shares, number: int, least: float) -> Int16[np.ndarray, "2 3"] | None:
+    if isinstance(shares, Shares):
+        return shares.box(number, least)
+    return box_of(shares[number], least)
 
 
-def _ends(line: np.ndarray) -> tuple[int, int]:
-    found = np.flatnonzero(line)
-    return int(found[0]), int(found[-1]) + 1
+def _cut(shares: np.ndarray | Shares, number: int, start: np.ndarray, shape: Index) -> np.ndarray:
+    if isinstance(shares, Shares):
+        return shares.cut(number, index(start), shape)
+    part: np.ndarray = shares[number][_slices(start, shape)]
+    return part
 
 
 def _restored(
-    share: np.ndarray, box: Int16[np.ndarray, "2 3"], working: Grid, native: Grid
+    shares: np.ndarray | Shares,
+    number: int,
+    box: Int16[np.ndarray, "2 3"],
+    working: Grid,
+    native: Grid,
 ) -> tuple[Index, Float32[np.ndarray, "a b c"]]:
     """One class on the native voxels that its box can reach, and where those begin.
 
@@ -213,17 +226,12 @@ def _restored(
     found = np.round(seen @ to_native[:3, :3].T + to_native[:3, 3], 5)
     first = np.clip(np.floor(found.min(axis=0)).astype(int), 0, native.shape)
     last = np.clip(np.ceil(found.max(axis=0)).astype(int) + 1, 0, native.shape)
-    start, shape = _index(first), _index(np.maximum(last - first, 0))
-    begin, end = np.maximum(low - reach, 0), np.minimum(high + reach + 1, share.shape)
-    around = share[_slices(begin, _index(end - begin))]
-    lattice = part_of(working, _index(begin), _index(np.array(around.shape)))
+    start, shape = index(first), index(np.maximum(last - first, 0))
+    begin, end = np.maximum(low - reach, 0), np.minimum(high + reach + 1, shares.shape[1:])
+    around = _cut(shares, number, begin, index(end - begin))
+    lattice = part_of(working, index(begin), index(np.array(around.shape)))
     return start, resample(around, lattice, part_of(native, start, shape), 0.0)
 
 
 def _slices(start: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(int(a), int(a) + n) for a, n in zip(start, shape, strict=True))
-
-
-def _index(voxel: np.ndarray) -> Index:
-    i, j, k = (int(n) for n in voxel)
-    return i, j, k

@@ -1,12 +1,12 @@
 """Scans and label maps on the grid that a network works on, made once and mapped into memory."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int16
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fewlabel import intensity
 from fewlabel.cache import Cache
-from fewlabel.cohort import Case, refuse
+from fewlabel.cohort import Case, of_each
 from fewlabel.conform import conform, turned, upright
 from fewlabel.errors import CohortError, FewlabelError
 from fewlabel.grid import Grid
@@ -25,7 +25,6 @@ from fewlabel.settings import Settings
 from fewlabel.volume import LabelMap, Scan, require_same_grid
 
 _VERSION = 1  # to be raised when the same files would be conformed differently
-T = TypeVar("T")
 
 
 class WorkingRule(Settings):
@@ -66,24 +65,7 @@ def conform_cases(cases: Sequence[Case], rule: WorkingRule, cache: Cache) -> lis
         CohortError: Naming everything that is wrong with any of them: images that are missing
             or unreadable, labels on other grids, label values that the protocol lacks.
     """
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda case: _attempt(conform_case, case, rule, cache), cases))
-    problems = [
-        f"{case.id}: {result.what}"
-        for case, result in zip(cases, found, strict=True)
-        if isinstance(result, FewlabelError)
-    ]
-    refuse("The cohort", problems, fix="correct these files, or take the cases out.")
-    return [result for result in found if isinstance(result, Conformed)]
-
-
-def _attempt(
-    do: Callable[[Case, WorkingRule, Cache], T], case: Case, rule: WorkingRule, cache: Cache
-) -> T | FewlabelError:
-    try:
-        return do(case, rule, cache)
-    except FewlabelError as refusal:
-        return refusal
+    return of_each(lambda case: conform_case(case, rule, cache), cases)
 
 
 def conform_case(case: Case, rule: WorkingRule, cache: Cache) -> Conformed:
@@ -106,11 +88,11 @@ def conform_case(case: Case, rule: WorkingRule, cache: Cache) -> Conformed:
             fix="fill in the column `protocol` of the manifest.",
         )
     protocol = case.drawn_in() if case.labels else None
-    key = _key(case, rule, protocol)
+    key = cache_key(case, rule, protocol)
     for _ in range(3):
         place = cache.entry(key, lambda folder: _make(folder, case, rule, protocol))
         try:
-            return _open(place, case, protocol)
+            return open_conformed(place, case, protocol)
         except FileNotFoundError:
             continue  # another run made room just now
     raise CohortError(
@@ -200,7 +182,8 @@ def _majority(votes: list[Int16[np.ndarray, "i j k"]]) -> Int16[np.ndarray, "i j
     return winner
 
 
-def _key(case: Case, rule: WorkingRule, protocol: LabelProtocol | None) -> str:
+def cache_key(case: Case, rule: WorkingRule, protocol: LabelProtocol | None) -> str:
+    """Name of a conformed case in the cache: a hash of all that it is made from."""
     about = {
         "version": _VERSION,
         "rule": rule.model_dump(mode="json"),
@@ -234,7 +217,7 @@ def _make(folder: Path, case: Case, rule: WorkingRule, protocol: LabelProtocol |
     np.save(folder / "image.npy", image)
     np.save(folder / "affine.npy", target.affine)
     if case.labels and protocol:
-        labels = _labels(case.labels, protocol, first)
+        labels = labels_of(case.labels, protocol, first)
         classes = labels_on(labels, target).data
         places = find_places(classes, protocol.n_classes)
         np.save(folder / "classes.npy", classes)
@@ -242,13 +225,15 @@ def _make(folder: Path, case: Case, rule: WorkingRule, protocol: LabelProtocol |
         np.save(folder / "sizes.npy", places.sizes)
 
 
-def _labels(path: Path, protocol: LabelProtocol, scan: Scan) -> LabelMap:
+def labels_of(path: Path, protocol: LabelProtocol, scan: Scan) -> LabelMap:
+    """Read the labels of a scan; refuse those on other voxels."""
     labels = read_labels(path, protocol)
     require_same_grid(scan, labels, doing=f"training on {path.name}")
     return labels
 
 
-def _open(place: Path, case: Case, protocol: LabelProtocol | None) -> Conformed:
+def open_conformed(place: Path, case: Case, protocol: LabelProtocol | None) -> Conformed:
+    """A case from its folder in the cache."""
     image = np.load(place / "image.npy", mmap_mode="r")
     _, i, j, k = image.shape
     grid = Grid((i, j, k), np.load(place / "affine.npy"))

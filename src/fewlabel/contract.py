@@ -34,6 +34,13 @@ class Contract:
         """Whether the labels tell all classes apart."""
         return bool((self.merge == np.arange(len(self.merge))).all())
 
+    @property
+    def n_told_apart(self) -> int:
+        """Structures that the labels tell from everything else."""
+        known = self.merge[self.merge >= 0]
+        alone = np.flatnonzero(np.bincount(known, minlength=len(self.merge)) == 1)
+        return int((alone > 0).sum())
+
     def mirrored(self, head: LabelProtocol) -> "Contract":
         """The contract of the same labels after left and right have changed places."""
         swapped = self.merge[head.mirrored()[:-1]]

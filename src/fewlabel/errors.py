@@ -24,6 +24,13 @@ class FewlabelError(Exception):
         self.what = what
         self.fix = fix
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.what, self.fix)  # it may cross between processes
+
+
+def _again(kind: type[FewlabelError], what: str, fix: str) -> FewlabelError:
+    return kind(what, fix=fix)
+
 
 class ScanError(FewlabelError):
     """A file or array cannot serve as an image."""

@@ -15,6 +15,7 @@ from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelCard, ModelFolder, write_model
 from fewlabel.onnx_file import Bits, InOrder, pack, round_weights, to_onnx
 from fewlabel.recipes import Plan, read_plan
+from fewlabel.run_folder import SETTINGS
 from fewlabel.slices import SliceRule
 from fewlabel.train.checkpoint import load_checkpoint, load_weights
 from fewlabel.train.stage import Export, Workplace
@@ -85,15 +86,33 @@ def export_run(run: Path, out: Path, choice: Choice | None = None) -> Exported:
         OutputError: If `out` cannot be written.
     """
     choice = choice or Choice()
-    if not (run / "settings.yaml").is_file():
+    plan = plan_of(run)
+    stage, export = _trained(run, plan, choice)
+    return write_export(
+        out, export, card_of(out.resolve().name, plan, stage, export, choice), choice.bits
+    )
+
+
+def plan_of(run: Path) -> Plan:
+    """The settings of a run.
+
+    Raises:
+        ConfigError: If `run` is no run folder.
+    """
+    if not (run / SETTINGS).is_file():
         raise ConfigError(
-            f"{run} is no run folder: it has no settings.yaml.",
+            f"{run} is no run folder: it has no {SETTINGS}.",
             fix="give the folder that was `--out` of `fewlabel train`.",
         )
-    plan = read_plan(run / "settings.yaml")
-    stage, export = _trained(run, plan, choice)
-    card = ModelCard(
-        name=out.resolve().name.lower(),
+    return read_plan(run / SETTINGS)
+
+
+def card_of(
+    name: str, plan: Plan, stage: str, export: Export, choice: Choice = Choice()
+) -> ModelCard:
+    """What to say about the network of a run."""
+    return ModelCard(
+        name=name.lower(),
         version="1.0",
         description=export.description,
         input=export.input,
@@ -101,10 +120,11 @@ def export_run(run: Path, out: Path, choice: Choice | None = None) -> Exported:
         heads=dict(export.heads),
         grid=export.grid,
         intensity=export.intensity,
+        space=export.space,
         network=dict(export.settings) if choice.with_weights and export.settings else None,
+        registration=dict(export.registrar.settings) if export.registrar else None,
         provenance=_provenance(plan, stage, choice),
     )
-    return write_export(out, export, card, choice.bits)
 
 
 def write_export(out: Path, export: Export, card: ModelCard, bits: Bits = 16) -> Exported:
@@ -134,12 +154,18 @@ def write_export(out: Path, export: Export, card: ModelCard, bits: Bits = 16) ->
             f" {LARGEST_DIFFERENCE:g}.",
             fix="report this with the versions of torch and openvino, and the network.",
         )
-    state = {key: value.half() for key, value in network.state_dict().items()}
-    weights = to_safetensors(state) if card.network is not None else None
-    model = write_model(out, card, onnx=content, weights=weights)
+    weights = _packed(network) if card.network is not None else None
+    bends = _packed(export.registrar.network) if export.registrar else None
+    model = write_model(out, card, onnx=content, weights=weights, registration=bends)
     done = Exported(model, difference, rounding, bits)
     write_text(out / "README.md", _readme(done))
     return done
+
+
+def _packed(network: nn.Module) -> bytes:
+    state = network.cpu().state_dict().items()
+    content: bytes = to_safetensors({key: value.half() for key, value in state})
+    return content
 
 
 # The networks of a run

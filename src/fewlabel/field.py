@@ -9,8 +9,10 @@ import math
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from fewlabel.conform import GridRule, Index, part_of, turned, upright
+from fewlabel.conform import GridRule, conform, part_of, turned, upright
 from fewlabel.grid import Grid
+from fewlabel.intensity import robust_scale
+from fewlabel.shares import Index, Shares
 from fewlabel.volume import Scan
 
 BELOW_TOP_MM = 73.0
@@ -23,6 +25,7 @@ _CAP_MM3, _CAP_MM = 5000.0, 5.0
 """So high is the cap of that volume on a head of 70 mm radius."""
 _STEP_MM = 8.0
 """Middles of fields are multiples of it, so that small differences do not move the field."""
+_BRIGHT, _MARGIN = 0.1, 6
 _LEAST_MM2 = 200.0
 """Slices with less brain than this do not count when its extent is taken: specks, leaks."""
 
@@ -48,8 +51,29 @@ def first_look(scan: Scan, rule: GridRule) -> Grid:
     top = _top_mm(places[:, 2], grid.voxel_mm3 * math.prod(step))
     upper = places[places[:, 2] > top - 100]  # above the nose and the neck
     center = np.percentile(upper, (1, 99), axis=0).mean(axis=0)
-    center[2] = top - BELOW_TOP_MM
+    if rule.field_mm[2] >= 2 * BELOW_TOP_MM:  # lower ones are for parts of a brain
+        center[2] = top - BELOW_TOP_MM
     return _centered(center, _lattice(scan.grid, rule.spacing_mm), rule.field)
+
+
+def around_body(scan: Scan, spacing_mm: float, multiple: int = 1) -> Grid:
+    """Cubic voxels around all that is bright in a scan, with a margin.
+
+    Args:
+        scan: Any orientation.
+        spacing_mm: Edge of a voxel.
+        multiple: The grid has a whole multiple of so many voxels along each axis.
+    """
+    preview = conform(scan, upright(scan.grid, 2 * spacing_mm))
+    bright = robust_scale(preview.data) > _BRIGHT
+    low, high = extent(bright if bright.any() else ~bright)
+    lattice = upright(scan.grid, spacing_mm)
+    start = np.maximum(2 * low - _MARGIN, 0)
+    size = np.minimum(2 * high + _MARGIN, lattice.shape) - start
+    whole = -(-size // multiple) * multiple
+    a, b, c = (int(n) for n in start - (whole - size) // 2)
+    i, j, k = (int(n) for n in whole)
+    return part_of(lattice, (a, b, c), (i, j, k))
 
 
 def look_again(brain: Shaped[np.ndarray, "i j k"], field: Grid, native: Grid) -> Grid | None:
@@ -89,8 +113,8 @@ def extent(mask: Shaped[np.ndarray, "i j k"], least: float = 1.0) -> tuple[np.nd
 
 
 def main_body(
-    shares: UInt8[np.ndarray, "classes i j k"],
-) -> UInt8[np.ndarray, "classes i j k"]:
+    shares: UInt8[np.ndarray, "classes i j k"] | Shares,
+) -> UInt8[np.ndarray, "classes i j k"] | Shares:
     """The same probabilities with islands off the main body of the brain turned to background.
 
     The main body is the largest group of voxels, joined by their faces, that are rather
@@ -106,8 +130,11 @@ def main_body(
         sizes = np.bincount(parts.ravel())
         sizes[0] = 0
         islands = (parts > 0) & (parts != sizes.argmax())
-        shares[:, islands] = 0
-        shares[0, islands] = 255
+        if isinstance(shares, Shares):
+            shares.remove(islands)
+        else:
+            shares[:, islands] = 0
+            shares[0, islands] = 255
     return shares
 
 

@@ -1,5 +1,6 @@
 """How a network does on whole scans that it does not learn from, while it is trained."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -16,7 +17,7 @@ from fewlabel.patches import Index, stitch
 from fewlabel.train.stage import Networks, Workplace
 from fewlabel.whole import write_text
 
-TABLE = "validation.csv"
+TABLE, CONFUSION = "validation.csv", "confusion.csv"
 
 
 class HeldOut:
@@ -29,7 +30,8 @@ class HeldOut:
         examples: Those without labels are left out.
         heads: Protocol of each head of the network.
         patch: Voxels that the network sees at once.
-        work: Where `validation.csv` is written to, the Dice of each scan and structure.
+        work: Where `validation.csv` is written to, the Dice of each scan and structure, and
+            `confusion.csv`, what was taken for what.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class HeldOut:
     ) -> None:
         self.examples = [example for example in examples if example.contracts]
         self.heads, self.patch, self.work = heads, patch, work
+        self._taken: dict[str, Counter[tuple[str, str]]] = {}
 
     def score(self, networks: Networks) -> dict[str, float]:
         """Mean Dice over structures and scans: "score", and for each head if there are more."""
         net = cast("UNet", networks["net"])
+        self._taken = {name: Counter() for name in self.heads}
         rows = [
             (example.scan.case.id, name, structure, value)
             for example in self.examples
@@ -50,12 +54,22 @@ class HeldOut:
         table = (f"{case},{head},{structure},{value:.5f}" for case, head, structure, value in rows)
         text = "\n".join(("case,head,structure,dice", *table)) + "\n"
         write_text(self.work.run / TABLE, text)
+        self._write_confusion()
         means = {
             f"dice {head}": float(np.mean([value for _, name, _, value in rows if name == head]))
             for head in dict.fromkeys(name for _, name, _, _ in rows)
         }
         score = float(np.mean([value for _, _, _, value in rows])) if rows else 0.0
         return {"score": score} | (means if len(means) > 1 else {})
+
+    def _write_confusion(self) -> None:
+        table = (
+            f"{head},{truth},{said},{voxels}"
+            for head, taken in self._taken.items()
+            for (truth, said), voxels in sorted(taken.items())
+        )
+        text = "\n".join(("head,truth,predicted,voxels", *table)) + "\n"
+        write_text(self.work.run / CONFUSION, text)
 
     def _dice(self, net: UNet, example: Example, name: str) -> Iterator[tuple[str, float]]:
         head = self.heads[name]
@@ -69,9 +83,9 @@ class HeldOut:
 
         found = stitch(np.asarray(example.scan.image), self.patch, head.n_classes, predict)
         assert example.scan.classes is not None
-        yield from dice_by_contract(
-            found, np.asarray(example.scan.classes), example.contracts[name][0], head
-        )
+        drawn, terms = np.asarray(example.scan.classes), example.contracts[name][0]
+        self._taken[name].update(confusion_by_contract(found, drawn, terms, head))
+        yield from dice_by_contract(found, drawn, terms, head)
 
 
 def dice_by_contract(
@@ -101,3 +115,27 @@ def dice_by_contract(
     for number in np.flatnonzero(size):
         if number != terms.merge[0]:
             yield head.names[number - 1], float(2 * both[number] / size[number])
+
+
+def confusion_by_contract(
+    found: Int16[np.ndarray, "i j k"],
+    drawn: Int16[np.ndarray, "i j k"],
+    terms: Contract,
+    head: LabelProtocol,
+) -> dict[tuple[str, str], int]:
+    """Voxels of each structure (or "background") by what the network took them for.
+
+    The arguments are those of `dice_by_contract`. Background that was found as such is left out.
+    """
+    said, truth = terms.merge[found].ravel(), terms.labels[drawn].ravel()
+    known = (said >= 0) & (truth >= 0)
+    n, names = head.n_classes, ("background", *head.names)
+    pairs = np.bincount(truth[known].astype(np.intp) * n + said[known], minlength=n * n)
+    nothing = int(terms.merge[0])
+    shown = [*names]
+    shown[nothing] = "background"
+    return {
+        (shown[at // n], shown[at % n]): int(pairs[at])
+        for at in np.flatnonzero(pairs).tolist()
+        if at != nothing * n + nothing
+    }

@@ -154,6 +154,19 @@ MEASURES: dict[str, tuple[Callable[[LabelMap, LabelMap], Scores], str]] = {
 """What can be asked for by name: the function, and its unit."""
 
 
+def require_metrics(names: Collection[str]) -> None:
+    """Refuse names of metrics that there are not.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for name in names:
+        if name not in MEASURES:
+            raise ConfigError(
+                f"There is no metric {name!r}.", fix=f"use any of {', '.join(MEASURES)}."
+            )
+
+
 def measure(predicted: LabelMap, reference: LabelMap, names: Collection[str]) -> dict[str, Scores]:
     """Several metrics of one pair; surfaces are measured once for both distances.
 
@@ -169,11 +182,7 @@ def measure(predicted: LabelMap, reference: LabelMap, names: Collection[str]) ->
         ConfigError: If there is no metric of that name.
         GridMismatch: If the two maps do not share voxels.
     """
-    for name in names:
-        if name not in MEASURES:
-            raise ConfigError(
-                f"There is no metric {name!r}.", fix=f"use any of {', '.join(MEASURES)}."
-            )
+    require_metrics(names)
     on_surfaces = {"hausdorff95": _hausdorff95, "mean_surface_distance": _mean_distance}
     wanted = [name for name in names if name in on_surfaces]
     surfaces = surface_distances_mm(predicted, reference) if wanted else {}

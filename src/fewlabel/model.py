@@ -3,6 +3,7 @@
 model.onnx            the network: input "image", one output "logits_<head>" per head
 model.json            the card: grid and intensity rule, protocols, provenance, hashes
 weights.safetensors   the same weights for torch, if wanted (fine-tuning, GPUs)
+quality.json          what results are usually like, and how far doubt goes with Dice, if measured
 """
 
 import json
@@ -24,7 +25,8 @@ from fewlabel.labels import LabelProtocol
 from fewlabel.settings import Settings
 from fewlabel.slices import SliceRule
 
-CARD, ONNX, WEIGHTS = "model.json", "model.onnx", "weights.safetensors"
+CARD, ONNX, WEIGHTS, QUALITY = "model.json", "model.onnx", "weights.safetensors", "quality.json"
+REGISTRATION = "registration.safetensors"
 DEFAULT = "adult-aseg32"
 FORMAT = 1
 
@@ -57,8 +59,12 @@ class ModelCard(Settings):
     """A field of cubic voxels, or three-slice images along one axis or several."""
     intensity: Literal["robust_scale", "z_score", "equalize"]
     """Function of `fewlabel.intensity` that is applied to the field; slices come equalized."""
+    space: Literal["native", "mni-rigid"] = "native"
+    """Whether scans are looked at where they lie, or placed as in MNI space first."""
     network: dict[str, Any] | None = None
     """Settings of `nets.unet.UNet`, without heads, if there are weights for torch."""
+    registration: dict[str, Any] | None = None
+    """Settings of `nets.register.RegistrationNet`, if such a network is in the folder."""
     provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
     """How it was trained: recipe, data, seed, steps, commit."""
     measured: tuple[Measured, ...] = ()
@@ -92,6 +98,11 @@ class ModelFolder:
     def weights(self) -> Path | None:
         """The weights for torch, if the folder has them."""
         return self.folder / WEIGHTS if WEIGHTS in self.card.sha256 else None
+
+    @property
+    def quality(self) -> Path | None:
+        """What its results are usually like (`fewlabel.norms`), if the folder says so."""
+        return self.folder / QUALITY if QUALITY in self.card.sha256 else None
 
     @property
     def size_mb(self) -> float:
@@ -146,7 +157,12 @@ def read_model(folder: Path) -> ModelFolder:
 
 
 def write_model(
-    folder: Path, card: ModelCard, *, onnx: bytes, weights: bytes | None = None
+    folder: Path,
+    card: ModelCard,
+    *,
+    onnx: bytes,
+    weights: bytes | None = None,
+    registration: bytes | None = None,
 ) -> ModelFolder:
     """Write a model folder, whole or not at all.
 
@@ -155,6 +171,7 @@ def write_model(
         card: What to say; the hashes are filled in.
         onnx: Content of the network's file.
         weights: Content of the safetensors file, if wanted.
+        registration: That of a registration network, if there is one.
 
     Raises:
         OutputError: If something else is there, or the place cannot be written to.
@@ -163,7 +180,8 @@ def write_model(
         raise OutputError(
             f"{folder} exists and is no model folder.", fix="choose another folder with --out."
         )
-    files = {ONNX: onnx} if weights is None else {ONNX: onnx, WEIGHTS: weights}
+    contents = {ONNX: onnx, WEIGHTS: weights, REGISTRATION: registration}
+    files = {name: content for name, content in contents.items() if content is not None}
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
     card = card.model_copy(update={"sha256": hashes})
     files[CARD] = (card.model_dump_json(indent=1) + "\n").encode()

@@ -1,7 +1,9 @@
 """A scan goes in, its segmentation comes out, in memory or as files."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from os.path import relpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ from fewlabel.engine import Compute, compute_of
 from fewlabel.errors import FewlabelError, ModelFolderError, OutputError, ScanError
 from fewlabel.io import read_scan, write_bytes
 from fewlabel.model import ModelFolder, find_model
+from fewlabel.people import age_years
 from fewlabel.picture import picture
 from fewlabel.results import (
     ResultPaths,
@@ -33,6 +36,16 @@ class Outcome:
     paths: ResultPaths
     segmentation: Segmentation | None = None
     error: FewlabelError | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the result should know; of an earlier result, from its record."""
+        if self.segmentation is not None:
+            return self.segmentation.warnings
+        if self.status == "failed":
+            return ()
+        record = json.loads(self.paths.record.read_text(encoding="utf-8"))
+        return tuple(record.get("warnings", ()))
 
     def as_text(self) -> str:
         """For people: what happened, how large the brain is, warnings and where the files are."""
@@ -72,6 +85,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fast", "exact"] = "fast",
+    max_memory_gb: float | None = None,
     overwrite: bool = False,
 ) -> Segmentation:
     """Segment one brain scan.
@@ -83,6 +97,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         threads: CPU threads; None: one per core.
         device: "cuda" needs the extra `train` and a model with weights for torch.
         precision: "fast" takes 16-bit numbers where the processor has them.
+        max_memory_gb: Networks that would take more (10^9 bytes) look at parts of a scan.
         overwrite: Replace an existing result.
 
     Raises:
@@ -92,7 +107,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         OutputError: If the result exists already or cannot be written.
     """
     found = model if isinstance(model, ModelFolder) else find_model(model)
-    compute = compute_of(threads, device, precision)
+    compute = compute_of(threads, device, precision, max_memory_gb)
     if isinstance(scan, Scan):
         if out is not None:
             raise OutputError(
@@ -143,25 +158,66 @@ def segment_files(
     """
     places = [(scan, ResultPaths.of(scan, out or scan.absolute().parent)) for scan in scans]
     require_different_names(places)
-    segmenter: Segmenter | None = None
+    opened: list[Segmenter] = []
+
+    def ready() -> Segmenter:
+        opened[:] = opened or [Segmenter(model, compute or Compute())]
+        return opened[0]
+
     for scan, paths in places:
-        try:
-            if not overwrite and is_done(scan, paths):
-                yield Outcome(scan, "kept", paths)
-                continue
-            require_writable(paths.labels.parent)
-            segmenter = segmenter or Segmenter(model, compute or Compute())
-            yield Outcome(scan, "segmented", paths, _segment_file(scan, paths, segmenter))
-        except ModelFolderError:
-            raise
-        except FewlabelError as refusal:
-            yield Outcome(scan, "failed", paths, error=refusal)
-        except (MemoryError, OSError) as problem:
-            error = ScanError(
-                f"Could not segment {scan}: {type(problem).__name__} {problem}.",
-                fix="close other programs if memory is short, then try this scan again.",
-            )
-            yield Outcome(scan, "failed", paths, error=error)
+        yield segment_one(scan, paths, ready, overwrite=overwrite)
+
+
+def segment_one(
+    scan: Path, paths: ResultPaths, ready: Callable[[], Segmenter], *, overwrite: bool = False
+) -> Outcome:
+    """Segment one file to where its results shall lie; what it refuses is in the outcome.
+
+    Args:
+        scan: A file, or a folder with one DICOM series.
+        paths: Of its results.
+        ready: Gives what segments; not called if the result is there.
+        overwrite: Replace an existing result.
+
+    Raises:
+        ModelFolderError: If the model cannot be run, which other scans would not change.
+    """
+    try:
+        if not overwrite and is_done(scan, paths):
+            return Outcome(scan, "kept", paths)
+        require_writable(paths.labels.parent)
+        return Outcome(scan, "segmented", paths, _segment_file(scan, paths, ready()))
+    except ModelFolderError:
+        raise
+    except FewlabelError as refusal:
+        return Outcome(scan, "failed", paths, error=refusal)
+    except (MemoryError, OSError) as problem:
+        error = ScanError(
+            f"Could not segment {scan}: {type(problem).__name__} {problem}.",
+            fix="close other programs if memory is short, then try this scan again.",
+        )
+        return Outcome(scan, "failed", paths, error=error)
+
+
+def giving(model: ModelFolder, head: str | None) -> ModelFolder:
+    """The same model, of whose outputs another one is wanted.
+
+    Args:
+        model: With one output or several, each with its protocol.
+        head: Name of an output; None: the first.
+
+    Raises:
+        ModelFolderError: If it has no such output.
+    """
+    heads = model.card.heads
+    if head is None:
+        return model
+    if head not in heads:
+        raise ModelFolderError(
+            f"The model {model.card.name} has no output {head!r}.",
+            fix=f"use {' or '.join(map(repr, heads))}.",
+        )
+    return replace(model, card=model.card.model_copy(update={"heads": {head: heads[head]} | heads}))
 
 
 def run_demo(out: Path, model: str | None = None) -> Outcome:
@@ -187,13 +243,14 @@ def _segment_file(scan: Path, paths: ResultPaths, segmenter: Segmenter) -> Segme
     watch = Watch()
     with watch.stage("read"):
         volume = read_scan(scan)
-    result = segmenter(volume, watch)
+    result = segmenter(volume, watch, age_years(scan))
     card = segmenter.model.card
     name = scan.absolute().name
     with watch.stage("picture"):
         about = f"{card.name} {card.version}"
         drawn = picture(volume, result.labels, title=name, lines=[about, *result.warnings])
     result.record["scan"] = name
+    result.record["source"] = Path(relpath(scan, paths.record.parent)).as_posix()
     with watch.stage("write"):
         write_results(
             paths,
@@ -203,4 +260,4 @@ def _segment_file(scan: Path, paths: ResultPaths, segmenter: Segmenter) -> Segme
             picture=drawn,
             record=result.record,
         )
-    return Segmentation(result.labels, result.volumes_mm3, result.record, paths)
+    return replace(result, paths=paths)

@@ -22,6 +22,7 @@ from fewlabel.labels import LabelProtocol
 from fewlabel.volume import LabelMap
 
 _ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh.gz", ".mgh")
+RECORD_ENDING = "_dseg.json"
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+(?:_[A-Za-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+")
 
 
@@ -48,9 +49,13 @@ class ResultPaths:
         ending = next((e for e in _ENDINGS if name.lower().endswith(e)), "")
         stem = name[: len(name) - len(ending)]
         bids = _BIDS.fullmatch(stem)
-        stem = bids[1] if bids else stem
-        endings = ("dseg.nii.gz", "dseg.tsv", "volumes.tsv", "qc.png", "dseg.json")
-        return cls(*(folder / f"{stem}_{ending}" for ending in endings))
+        return cls.named(bids[1] if bids else stem, folder)
+
+    @classmethod
+    def named(cls, stem: str, folder: Path) -> "ResultPaths":
+        """The same from what all names begin with, such as "sub-01_ses-2"."""
+        endings = ("_dseg.nii.gz", "_dseg.tsv", "_volumes.tsv", "_qc.png", RECORD_ENDING)
+        return cls(*(folder / f"{stem}{ending}" for ending in endings))
 
     def all(self) -> tuple[Path, ...]:
         """Every file, the record last."""

@@ -4,33 +4,38 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from html import escape
 from importlib import import_module
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from fewlabel import intensity
-from fewlabel.conform import GridRule, conform, restore, turned
-from fewlabel.engine import Compute, Engine, cpu_engine
+from fewlabel.conform import GridRule, conform, restore
+from fewlabel.engine import Compute, Engine, in_windows
 from fewlabel.engine_slices import SliceEngine, look_at_slices
+from fewlabel.engine_stream import stream_engine
 from fewlabel.errors import ModelFolderError
 from fewlabel.field import first_look, look_again, main_body
 from fewlabel.grid import Grid
 from fewlabel.metrics import volumes_mm3
+from fewlabel.mni import onto_mni
 from fewlabel.model import ModelCard, ModelFolder
+from fewlabel.norms import AROUND_BRAIN, read_norms
+from fewlabel.quality import Quality, judge
+from fewlabel.quality_rules import Circumstances
 from fewlabel.results import ResultPaths
+from fewlabel.shares import Shares
 from fewlabel.slices import SliceRule, prepare
+from fewlabel.traits import Traits, measure_traits
 from fewlabel.version import VERSION
 from fewlabel.volume import LabelMap, Scan
 
 TOTAL_BRAIN = "Total-Brain"
-_OUTSIDE_BRAIN = {"csf", "cerebrospinal fluid", "extracerebral csf"}
 _MOST_LOOKS = 3
-_CUT_MM2 = 1000.0
-_FACES = (("left", "right"), ("back", "front"), ("bottom", "top"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +46,39 @@ class Segmentation:
         labels: Their classes, on the scan's grid.
         volumes_mm3: By structure, and "Total-Brain": all of them but the CSF around it.
         record: How it came about: model, settings, seconds per stage, warnings.
+        traits: What was measured on it without a truth.
         paths: Its files, if it was written.
     """
 
     labels: LabelMap
     volumes_mm3: dict[str, float]
     record: dict[str, Any]
+    traits: Traits
     paths: ResultPaths | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the result should know, as sentences."""
         return tuple(self.record["warnings"])
+
+    def _repr_html_(self) -> str:
+        """Warnings and a table of structures, as notebooks show them."""
+        expected = self.record["quality"]["expected_dice"]
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{mm3 / 1000:.2f}</td><td>{_interval(expected, name)}"
+            "</td></tr>"
+            for name, mm3 in self.volumes_mm3.items()
+        )
+        warnings = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings)
+        head = "<tr><th>structure</th><th>cm³</th><th>expected Dice (90 %)</th></tr>"
+        return f"<ul>{warnings}</ul><table>{head}{rows}</table>"
+
+
+def _interval(expected: dict[str, dict[str, float]], name: str) -> str:
+    if name not in expected:
+        return ""
+    dice, low, high = (expected[name][key] for key in ("dice", "low", "high"))
+    return f"{dice:.2f} ({low:.2f} to {high:.2f})"
 
 
 class Segmenter:
@@ -65,14 +91,22 @@ class Segmenter:
 
     def __init__(self, model: ModelFolder, compute: Compute) -> None:
         self.model, self.compute = model, compute
+        self.norms = None if model.quality is None else read_norms(model.quality)
         # Starting the network takes half a second, in which the first scan can be read.
         background = ThreadPoolExecutor(1)
         self._engine = background.submit(_open_engine, model, compute)
         background.submit(import_module, "scipy.ndimage")  # 0.2 s, for `main_body`
         background.shutdown(wait=False)
 
-    def __call__(self, scan: Scan, watch: "Watch | None" = None) -> Segmentation:
+    def __call__(
+        self, scan: Scan, watch: "Watch | None" = None, age_years: float | None = None
+    ) -> Segmentation:
         """Segment a scan in memory.
+
+        Args:
+            scan: Any orientation.
+            watch: Takes the time of each stage.
+            age_years: Of the person, if known: models are made for certain ages.
 
         Raises:
             ModelFolderError: If the model's network cannot be run.
@@ -81,18 +115,30 @@ class Segmenter:
         card = self.model.card
         with watch.stage("start"):
             engine = self._engine.result()
+        placed = scan
+        if card.space == "mni-rigid":
+            with watch.stage("register"):
+                placed = onto_mni(scan)
         if isinstance(engine, SliceEngine):
-            seen = _in_slices(scan, self.model.card, engine, watch)
+            seen = _in_slices(placed, self.model.card, engine, watch)
         else:
-            seen = _in_fields(scan, self.model.card, engine, watch)
+            seen = _in_fields(placed, self.model.card, engine, watch)
         with watch.stage("restore"):
-            labels = restore(seen.shares, seen.field, scan.grid, card.protocol)
+            labels = restore(seen.shares, seen.field, placed.grid, card.protocol)
+            labels = replace(labels, grid=scan.grid)
             volumes = _volumes(labels)
-        record = self._record(engine.means, seen, watch, (*scan.notes, *_warnings(labels)))
-        return Segmentation(labels, volumes, record)
+        with watch.stage("quality"):
+            traits = measure_traits(seen.shares, seen.field, card.protocol, seen.image)
+            about = Circumstances(scan.grid.spacing_mm, age_years)
+            quality = judge(labels, traits, self.norms, about)
+        record = self._record(engine.means, seen, watch, quality)
+        if isinstance(engine, Engine) and engine.window is not None:
+            record["window"] = engine.window
+        record["warnings"] = [*scan.notes, *(finding.says for finding in quality.findings)]
+        return Segmentation(labels, volumes, record, traits)
 
     def _record(
-        self, engine: str, seen: "_Seen", watch: "Watch", warnings: tuple[str, ...]
+        self, engine: str, seen: "_Seen", watch: "Watch", quality: Quality
     ) -> dict[str, Any]:
         card = self.model.card
         return {
@@ -108,7 +154,8 @@ class Segmenter:
             "engine": engine,
             "spacing_mm": [round(mm, 4) for mm in seen.field.spacing_mm],
             "fields_looked_at": seen.looks,
-            "warnings": list(warnings),
+            "warnings": [],
+            "quality": quality.as_json(),
             "seconds": watch.seconds,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -116,11 +163,12 @@ class Segmenter:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Probabilities of each class, where they lie, and how often the network had to look."""
+    """Probabilities of each class, where they lie, how often the network had to look, at what."""
 
-    shares: UInt8[np.ndarray, "classes i j k"]
+    shares: UInt8[np.ndarray, "classes i j k"] | Shares
     field: Grid
     looks: int
+    image: Float32[np.ndarray, "i j k"] | None = None
 
 
 def _in_fields(scan: Scan, card: ModelCard, engine: Engine, watch: "Watch") -> _Seen:
@@ -138,7 +186,7 @@ def _in_fields(scan: Scan, card: ModelCard, engine: Engine, watch: "Watch") -> _
             shares = main_body(shares)
             better = look_again(shares[0] < 128, field, scan.grid)
         if better is None or looks == _MOST_LOOKS:
-            return _Seen(shares, field, looks)
+            return _Seen(shares, field, looks, image)
         field = better
 
 
@@ -172,7 +220,15 @@ def _open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
     if isinstance(card.grid, SliceRule):
         return _open_slice_engine(model, card.grid, compute)
     if compute.device == "cpu":
-        return cpu_engine(model.onnx, card.head, card.grid.field, compute)
+        return stream_engine(model.onnx, card.head, card.grid, compute)
+    engine, window = _open_torch_engine(model, compute), card.grid.seen
+    if window == card.grid.field:
+        return engine
+    return Engine(in_windows(engine.run, window), engine.means, window)
+
+
+def _open_torch_engine(model: ModelFolder, compute: Compute) -> Engine:
+    card = model.card
     if model.weights is None or card.network is None:
         raise ModelFolderError(
             f"The model {card.name} has no weights for torch, which a GPU needs.",
@@ -201,20 +257,6 @@ def _open_slice_engine(model: ModelFolder, rule: SliceRule, compute: Compute) ->
 
 def _volumes(labels: LabelMap) -> dict[str, float]:
     volumes = dict(volumes_mm3(labels))
-    inside = (mm3 for name, mm3 in volumes.items() if name.lower() not in _OUTSIDE_BRAIN)
+    inside = (mm3 for name, mm3 in volumes.items() if name.lower() not in AROUND_BRAIN)
     volumes[TOTAL_BRAIN] = sum(inside)
     return volumes
-
-
-def _warnings(labels: LabelMap) -> list[str]:
-    """What the result itself tells about its trustworthiness."""
-    if not (labels.data > 0).any():
-        return ["No brain was found in this scan."]
-    grid, classes = turned(labels)
-    cut = []
-    for axis, names in enumerate(_FACES):
-        mm2 = grid.voxel_mm3 / grid.spacing_mm[axis]
-        for end, name in zip((0, -1), names, strict=True):
-            if np.count_nonzero(classes.take(end, axis)) * mm2 > _CUT_MM2:
-                cut.append(name)
-    return [f"The scan ends inside the brain ({', '.join(cut)})."] if cut else []

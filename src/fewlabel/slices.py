@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pydantic import Field, model_validator
 
-from fewlabel.conform import Index, conform, turned
+from fewlabel.conform import conform, turned
 from fewlabel.field import extent
 from fewlabel.grid import Grid
 from fewlabel.intensity import equalize
 from fewlabel.settings import Settings
+from fewlabel.shares import Index
 from fewlabel.volume import Scan
 
 Axis = Literal["sagittal", "coronal", "axial", "acquired"]

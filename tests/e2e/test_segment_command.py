@@ -100,6 +100,19 @@ def test_json_tells_every_outcome(fewlabel, scan_at):
     assert "b.nii.gz" in second["error"]["what"]
 
 
+def test_strict_ends_with_3_if_a_result_has_warnings_earlier_ones_included(fewlabel, tmp_path):
+    head = head_at(box_grid((3.0, 3.0, 3.0), 192.0))
+    image = nibabel.Nifti1Image(head.data[:, :, 28:].astype(np.int16), head.grid.affine)
+    nibabel.save(image, tmp_path / "cut.nii.gz")
+    words = ("segment", "cut.nii.gz", "--model", "bands", "--threads", 1)
+
+    assert fewlabel(*words).returncode == 0
+    again = fewlabel(*words, "--strict")
+
+    assert again.returncode == 3
+    assert "1 of 1 have warnings" in again.stderr
+
+
 def test_an_unknown_model_suggests_the_nearest(fewlabel, scan_at, tmp_path):
     scan_at("a.nii.gz")
 

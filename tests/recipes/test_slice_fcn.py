@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from fewlabel.cohort import read_cohort
+from fewlabel.cohort import Cohort, read_cohort, write_cohort
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
 from fewlabel.export import Choice, export_run
@@ -176,6 +176,19 @@ def test_cases_that_cannot_teach_the_protocol_are_refused(manifest):
         load_case(replace(case, protocol="tissue3"), SliceRule(), load_protocol("mrbrains8"))
     with pytest.raises(CohortError, match="sub-0 has no labels"):
         load_case(replace(case, labels=None), SliceRule(), read_protocol())
+
+
+def test_all_cases_that_cannot_be_used_are_named_at_once(manifest, tmp_path):
+    cases = read_cohort(manifest).cases
+    unlabeled = (replace(case, labels=None, split="train") for case in cases)
+    write_cohort(Cohort(tuple(unlabeled)), tmp_path / "cohort.tsv")
+    settings = {k: v for k, v in TINY.items() if k != "recipe"}
+    config = Config(cohort=tmp_path / "cohort.tsv", **settings)
+
+    with pytest.raises(CohortError) as refusal:
+        next(stages(config, 0, Workplace(tmp_path, tmp_path)))
+
+    assert "has 2 problems" in refusal.value.what
 
 
 def test_a_training_case_that_is_not_in_the_manifest_is_named(manifest, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from fewlabel.cohort import Cohort, read_cohort, write_cohort
 from fewlabel.datasets import index_folder
+from fewlabel.datasets.choice import DataConfig
 from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
 from fewlabel.errors import CohortError, ConfigError
 from fewlabel.io import read_labels, write_labels
@@ -237,6 +238,7 @@ def test_it_exports_its_network_with_what_prediction_needs(plan, tmp_path):
     assert list(export.heads) == ["phantom8"]
     assert export.grid.spacing_mm == 5.0
     assert export.grid.multiple == 4
+    assert export.grid.seen == (16, 16, 16), "segmenting shows it as much as training did"
     assert export.intensity == "robust_scale"
     assert export.channels == 1
     heads = {"phantom8": 9}
@@ -257,6 +259,20 @@ def test_phantoms_are_made_up_in_the_run_folder(tmp_path):
     assert nibabel.load(first.cases[0].scans["T1w"]).shape == (34, 40, 34)
 
 
+def test_phantoms_of_other_settings_or_half_of_them_are_made_anew(tmp_path):
+    def load(cases):
+        data = {"phantom": {"cases": cases, "spacing_mm": 8}}
+        return DataConfig.model_validate(data).load(tmp_path).cases
+
+    load(6)
+    assert len(load(5)) == 5
+    (tmp_path / "phantoms" / "dataset_description.json").unlink()  # as a kill leaves it
+    (tmp_path / "phantoms" / "sub-09" / "anat").mkdir(parents=True)
+
+    assert [case.id for case in load(5)] == [f"sub-{n:02d}" for n in range(1, 6)]
+    assert not (tmp_path / "phantoms" / "sub-09").exists()
+
+
 def test_the_recipe_is_known_by_its_name():
     assert find_recipe("supervised") is supervised
 
@@ -266,3 +282,25 @@ def test_shipped_settings_are_understood(name):
     configs = Path(__file__).parents[2] / "configs"
 
     assert read_plan(configs / f"{name}.yaml").header.recipe == "supervised"
+
+
+@pytest.mark.usefixtures("cohort")
+def test_a_run_can_go_on_from_one_on_larger_voxels(plan, tmp_path):
+    coarse = tmp_path / "coarse"
+    trained = train([stage_of(plan(steps=2), tmp_path)], Run(folder=coarse, seed=0))
+
+    stage = stage_of(plan(changes=(f"start={coarse}", "working.spacing_mm=4.0")), tmp_path)
+
+    found, wanted = stage.networks["net"].state_dict(), trained["net"].state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.usefixtures("cohort")
+def test_a_start_that_does_not_fit_is_refused(plan, tmp_path):
+    coarse = tmp_path / "coarse"
+    train([stage_of(plan(steps=2), tmp_path)], Run(folder=coarse, seed=0))
+
+    with pytest.raises(ConfigError, match="has another shape"):
+        stage_of(plan(changes=(f"start={coarse}", "channels=[8, 8, 16]")), tmp_path)
+    with pytest.raises(ConfigError, match="but there is no"):
+        stage_of(plan(changes=(f"start={tmp_path}/nowhere",)), tmp_path)

@@ -57,9 +57,47 @@ def slice_fcn(folder: Path) -> dict[str, Any]:
     }
 
 
+def deep_atlas(folder: Path) -> dict[str, Any]:  # noqa: ARG001
+    """One labeled phantom and others without labels."""
+    return {
+        "data": {"phantom": PHANTOMS},
+        "protocol": "phantom8",
+        "labeled": ["sub-03"],
+        "working": {"spacing_mm": 8.0},
+        "patches": {"size": [16, 16, 16], "batch": 1},
+        "register_channels": [4, 8],
+        "segment_channels": [4, 8],
+        "ratio": [1, 1],
+        "register_steps": 10,
+        "segment_steps": 60,
+        "joint_steps": 20,
+        "optimizer": {"learning_rate": 0.01},
+    }
+
+
+def mo_net(folder: Path) -> dict[str, Any]:
+    """Phantoms of which stage 1 is told two structures."""
+    partial = folder / "partial2.tsv"
+    partial.write_text("index\tname\n1\tVentricle\n2\tBrain-Stem\n")
+    phantoms = {"data": {"phantom": PHANTOMS}}
+    return phantoms | {
+        "pretraining": phantoms | {"steps": 15},
+        "protocols": ["phantom8"],
+        "partial": str(partial),
+        "working": {"spacing_mm": 8.0, "intensity": "z_score"},
+        "patches": {"size": [16, 16, 16], "batch": 1},
+        "channels": [4, 8],
+        "dice_weight": 1.0,
+        "steps": 30,
+        "optimizer": {"kind": "adam", "learning_rate": 0.02},
+    }
+
+
 TOYS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "supervised": supervised,
     "synthetic": synthetic,
     "slice-fcn": slice_fcn,
+    "deep-atlas": deep_atlas,
+    "mo-net": mo_net,
 }
 """Settings of each recipe, without its name, from a folder to put data in."""

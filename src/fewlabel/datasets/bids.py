@@ -80,6 +80,16 @@ def index_bids(folder: Path, protocol: str = "", desc: str = "") -> Found:
     return Found(Cohort(tuple(cases)), tuple(odd))
 
 
+def images_of(folder: Path, suffix: str) -> list[Path]:
+    """The images of one kind in a BIDS data set, all sessions and runs, in order.
+
+    Args:
+        folder: The data set.
+        suffix: How their names end, such as T1w.
+    """
+    return [file.path for file in _volumes(folder, "sub-*") if file.suffix == suffix]
+
+
 def _volumes(folder: Path, pattern: str) -> Iterator[_File]:
     for subject in sorted(folder.glob(pattern)):
         for path in sorted(subject.rglob("*")):

@@ -1,12 +1,13 @@
 """Which cases a recipe learns from, as settings."""
 
+import shutil
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from fewlabel.cohort import SPLITS, Case, Cohort, read_cohort
 from fewlabel.datasets import index_folder
-from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
+from fewlabel.datasets.phantom import PhantomConfig, are_written, write_phantoms
 from fewlabel.errors import CohortError
 from fewlabel.settings import Settings
 from fewlabel.splits import leaks, require_no_leak, split_cohort
@@ -69,7 +70,8 @@ class DataConfig(Settings):
     def _read(self, run: Path) -> Cohort:
         if self.phantom is not None:
             folder = run / "phantoms"
-            if not (folder / "dataset_description.json").is_file():
+            if not are_written(folder, self.phantom):
+                shutil.rmtree(folder, ignore_errors=True)  # others, or a part of them
                 write_phantoms(folder, self.phantom)
             return index_folder(folder).cohort
         assert self.cohort is not None

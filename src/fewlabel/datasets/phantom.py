@@ -22,6 +22,7 @@ from fewlabel.volume import LabelMap, Scan
 from fewlabel.whole import write_text
 
 PROTOCOL = "phantom8"
+_ABOUT = "dataset_description.json"
 _BRIGHTNESS = {"Cortex": 550.0, "White": 850.0, "Nucleus": 680.0, "Ventricle": 150.0}
 
 
@@ -102,9 +103,19 @@ def write_phantoms(folder: Path, config: PhantomConfig) -> Path:
         write_labels(labels, truth / f"{name}_desc-{PROTOCOL}_dseg.nii.gz")
         lines.append(f"{name}\t{20 + person}\tn/a\t{_split_of(person, config)}")
     write_text(folder / "participants.tsv", "\n".join(lines) + "\n")
-    about = {"Name": "Made-up brains", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
-    write_text(folder / "dataset_description.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / _ABOUT, _about(config))  # last: it says that all the rest is there
     return folder
+
+
+def are_written(folder: Path, config: PhantomConfig) -> bool:
+    """Whether a folder holds just these made-up people, all of them."""
+    about = folder / _ABOUT
+    return about.is_file() and about.read_text(encoding="utf-8") == _about(config)
+
+
+def _about(config: PhantomConfig) -> str:
+    about = {"Name": "Made-up brains", "BIDSVersion": "1.10.0", "DatasetType": "raw"}
+    return json.dumps(about | {"Phantom": config.model_dump(mode="json")}, indent=1) + "\n"
 
 
 def _split_of(person: int, config: PhantomConfig) -> str:

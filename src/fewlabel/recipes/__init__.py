@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, cast, runtime_checkable
 
 from pydantic import BeforeValidator, create_model
 
+from fewlabel.cohort import Cohort
 from fewlabel.errors import ConfigError
 from fewlabel.settings import Settings, changed, check_settings, read_mapping
 from fewlabel.train.stage import Export, Networks, Stage, Workplace
@@ -17,6 +18,8 @@ RECIPES: dict[str, str] = {
     "supervised": "fewlabel.recipes.supervised",
     "synthetic": "fewlabel.recipes.synthetic",
     "slice-fcn": "fewlabel.recipes.slice_fcn",
+    "deep-atlas": "fewlabel.recipes.deep_atlas",
+    "mo-net": "fewlabel.recipes.mo_net",
 }
 """Name in YAML files to module; a module is imported when its name is asked for."""
 
@@ -30,6 +33,9 @@ class Recipe(Protocol):
 
     def stages(self, config: Any, seed: int, work: Workplace) -> Iterator[Stage]:
         """The stages in order; what follows a `yield` runs once that stage is trained."""
+
+    def cohort(self, config: Any, run: Path) -> Cohort:
+        """The cases, split, with the scans that the network looks at; none without a cohort."""
 
     def exports(self, config: Any, networks: Networks) -> Export:
         """What a model folder is made of, from the networks of a trained stage."""

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fewlabel.cohort import read_cohort
+from fewlabel.cohort import Cohort, of_each
+from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import CohortError
 from fewlabel.labels import UNLABELED, LabelProtocol, load_protocol
 from fewlabel.losses import cross_entropy
@@ -26,7 +27,6 @@ from fewlabel.settings import Settings
 from fewlabel.slice_data import LabeledSlices, load_case
 from fewlabel.slice_draw import Chance, Slices, turned_and_scaled
 from fewlabel.slices import SliceRule
-from fewlabel.splits import require_no_leak
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
 
@@ -83,7 +83,11 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """The one stage."""
     protocol = load_protocol(config.protocol)
     backbone = find_backbone(config.backbone, work.cache)
-    train, val = _load(config, protocol)
+    everybody = cohort(config, work.run)
+    train, val = (
+        of_each(lambda case: load_case(case, config.slices, protocol), everybody.part(split))
+        for split in ("train", "val")
+    )
     torch.manual_seed(seed)
     chance = Chance(seed, config.rotation_deg, config.scaling)
     draw = Slices(train, config.slices, chance)
@@ -116,6 +120,23 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     )
 
 
+def cohort(config: Config, run: Path) -> Cohort:
+    """The cases, split, of those to train on only the ones that were asked for."""
+    found = DataConfig(cohort=config.cohort).load(run)
+    unknown = sorted(set(config.cases) - {case.id for case in found.part("train")})
+    if unknown:
+        raise CohortError(
+            f"{config.cohort} has no training case {', '.join(unknown)}.",
+            fix="correct `cases`, or set the split of these to train.",
+        )
+    kept = tuple(
+        case
+        for case in found.cases
+        if case.split != "train" or not config.cases or case.id in config.cases
+    )
+    return Cohort(kept).seen_in(config.slices.modalities)
+
+
 def exports(config: Config, networks: Networks) -> Export:
     """The network, for three-slice images."""
     start = "random weights" if config.backbone == "random" else "ImageNet weights"
@@ -130,27 +151,6 @@ def exports(config: Config, networks: Networks) -> Export:
         f" {Path(config.backbone).name}).",
         input=f"{modalities} scans like those it was trained on.",
     )
-
-
-def _load(
-    config: Config, protocol: LabelProtocol
-) -> tuple[list[LabeledSlices], list[LabeledSlices]]:
-    """Training and validation cases."""
-    cohort = read_cohort(config.cohort)
-    train, val = cohort.part("train"), cohort.part("val")
-    require_no_leak({"train": train, "val": val, "test": cohort.part("test")})
-    unknown = sorted(set(config.cases) - {case.id for case in train})
-    if unknown or not train:
-        raise CohortError(
-            f"The manifest {config.cohort} has no training case{' ' * bool(unknown)}"
-            f"{', '.join(unknown)}.",
-            fix="set the split of a case to train.",
-        )
-    wanted = [case for case in train if not config.cases or case.id in config.cases]
-    first, second = (
-        [load_case(case, config.slices, protocol) for case in part] for part in (wanted, val)
-    )
-    return first, second
 
 
 def _mean_dice(

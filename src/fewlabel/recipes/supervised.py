@@ -13,6 +13,7 @@ docs/labels-that-are-missing.md.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,16 +24,22 @@ from torch import Tensor
 from fewlabel.augment import AugmentConfig
 from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
 from fewlabel.cache import Cache
+from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
+from fewlabel.errors import ConfigError
 from fewlabel.held_out import HeldOut
+from fewlabel.joint import require_new_people, source_cases
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.losses import dice_and_cross_entropy, supervise
 from fewlabel.nets.unet import UNet
 from fewlabel.settings import Settings
+from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
+
+STAGE = "train"
 
 
 class Config(Settings):
@@ -50,6 +57,8 @@ class Config(Settings):
     """Resolutions that are supervised; each counts half as much as the one before."""
     dice_weight: float = Field(default=1.0, ge=0)
     """Weight of the Dice loss; that of the cross-entropy is 1."""
+    start: Path | None = None
+    """A finished run of this recipe to go on from, on larger voxels say, which is cheaper."""
     steps: int = Field(default=10_000, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="sgd", learning_rate=0.01, momentum=0.99, weight_decay=3e-5, decay="poly"
@@ -79,8 +88,8 @@ class Config(Settings):
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """The one stage."""
     heads = heads_of(config)
-    cohort = config.data.load(work.run)
-    cases = [*(train_cases := cohort.part("train")), *cohort.part("val")]
+    everybody = cohort(config, work.run)
+    cases = [*(train_cases := everybody.part("train")), *everybody.part("val")]
     scans = conform_cases(cases, config.working, Cache(work.cache, config.cache_gb))
     examples = make_examples(scans, heads)
     train, val = examples[: len(train_cases)], examples[len(train_cases) :]
@@ -88,13 +97,16 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         require_every_class(train, heads)
     torch.manual_seed(seed)
     net = UNet({name: head.n_classes for name, head in heads.items()}, **_shape(config))
+    if config.start is not None:
+        require_new_people(source_cases(None, config.start, work.run), everybody)
+        _start_from(net, config.start / STAGE / "final.safetensors")
 
     def loss(networks: Networks, batch: Batch) -> Losses:
         return loss_of(cast("UNet", networks["net"]), batch, config.dice_weight)
 
     held_out = HeldOut(val, heads, config.patches.size, work)
     yield Stage(
-        name="train",
+        name=STAGE,
         networks={"net": net},
         turns=(Turn(("net",), Patches(train, heads, config.patches, config.augment, seed), loss),),
         optimizer=config.optimizer,
@@ -105,8 +117,13 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     )
 
 
+def cohort(config: Config, run: Path) -> Cohort:
+    """The cases, split."""
+    return config.data.load(run).seen_in(config.working.modalities)
+
+
 def exports(config: Config, networks: Networks) -> Export:
-    """The network, for a field that holds a brain."""
+    """The network, for a field that holds a brain, seen in windows as large as the patches."""
     heads = heads_of(config)
     modalities = " and ".join(config.working.modalities)
     about = f"Structures of {' and '.join(heads)}, learned from labeled {modalities} scans."
@@ -114,7 +131,9 @@ def exports(config: Config, networks: Networks) -> Export:
         network=networks["net"],
         heads=heads,
         grid=GridRule(
-            spacing_mm=config.working.spacing_mm, multiple=2 ** (len(config.channels) - 1)
+            spacing_mm=config.working.spacing_mm,
+            multiple=2 ** (len(config.channels) - 1),
+            window=config.patches.size,
         ),
         intensity=config.working.intensity,
         channels=len(config.working.modalities),
@@ -132,6 +151,16 @@ def heads_of(config: Config) -> dict[str, LabelProtocol]:
     """
     protocols = (load_protocol(name) for name in config.protocols)
     return {protocol.name: protocol for protocol in protocols}
+
+
+def _start_from(net: UNet, file: Path) -> None:
+    fix = "name the folder of a finished run with the same `channels`, `depths` and `protocols`."
+    if not file.is_file():
+        raise ConfigError(f"`start` needs trained weights, but there is no {file}.", fix=fix)
+    try:
+        net.load_state_dict(load_weights(file)["net"])
+    except (KeyError, RuntimeError):
+        raise ConfigError(f"The network in {file} has another shape.", fix=fix) from None
 
 
 def loss_of(net: UNet, batch: Batch, dice_weight: float) -> Losses:

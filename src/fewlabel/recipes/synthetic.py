@@ -8,9 +8,8 @@ Source: training on label maps alone is SynthSeg's idea (Billot 2023, doi
 10.1016/j.media.2023.102789); the coarse-to-fine schedule is ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,15 +20,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.heads import Heads, class_weights, read_heads
 from fewlabel.labels import UNLABELED, load_protocol
 from fewlabel.losses import soft_dice
 from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet
+from fewlabel.painter import Painter
 from fewlabel.palette import Palette, load_palette
 from fewlabel.settings import Settings
-from fewlabel.synthesis import SynthesisConfig, synthesize
+from fewlabel.synthesis import SynthesisConfig
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
 
@@ -75,33 +76,6 @@ class Config(Settings):
     """Its learning rate is set by each level."""
 
 
-@dataclass(frozen=True, eq=False)
-class Painter:
-    """Paints image n of a level, always the same one."""
-
-    palette: Palette
-    heads: Callable[[], Heads]
-    level: Level
-    seed: int
-
-    def draw(self, n: int) -> Batch:
-        """Whose head is painted, and what decides how; painting is done on the device."""
-        words = np.random.SeedSequence((self.seed, round(1000 * self.level.spacing_mm), n))
-        first, second = (int(word) for word in words.generate_state(2))
-        rows = self.heads().rows
-        return {"rows": rows[first % len(rows)], "chance": torch.tensor(second)}
-
-    def paint(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Intensities, shape (1, 1, i, j, k), and classes, shape (1, i, j, k)."""
-        rows = batch["rows"]
-        rng = torch.Generator(rows.device).manual_seed(int(batch["chance"]))
-        spacing = self.level.spacing_mm
-        field = GridRule(spacing_mm=spacing, field_mm=self.level.field_mm).field
-        working = (field, spacing, self.heads().spacing_mm)
-        with torch.autocast(rows.device.type, enabled=False):
-            return synthesize(rows, self.palette, self.level.synthesis, working, rng)
-
-
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """One stage per level; each starts from the weights of the one before."""
     protocol = load_protocol(config.protocol)
@@ -119,7 +93,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
 
     for level, name in zip(config.levels, _names(config.levels), strict=True):
         near = cache(lambda level=level: heads().for_spacing(level.spacing_mm))
-        painter = Painter(palette, near, level, seed)
+        field = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm).field
+        painter = Painter(palette, near, level.synthesis, field, level.spacing_mm, seed)
 
         def loss(networks: Networks, batch: Batch, painter: Painter = painter) -> Losses:
             image, classes = painter.paint(batch)
@@ -167,6 +142,11 @@ def _names(levels: tuple[Level, ...]) -> list[str]:
         times = sum(other.split("-")[0] == name for other in seen)
         seen.append(f"{name}-{times + 1}" if times else name)
     return seen
+
+
+def cohort(config: Config, run: Path) -> Cohort:  # noqa: ARG001  (as other recipes have it)
+    """No cases: label maps are all that is learned from."""
+    return Cohort(())
 
 
 def exports(config: Config, networks: Networks) -> Export:
