@@ -144,3 +144,18 @@ def test_a_large_voxel_is_unlabeled_if_most_of_it_is(tissue):
 
 def test_half_a_voxel_that_was_looked_at_is_enough(tissue):
     assert on([-1, 2], grid(1, 2.0, origin=0.5), tissue) == [2]
+
+
+@pytest.mark.parametrize("spacing_mm", [4, 6])
+def test_voxels_that_cover_many_get_the_label_of_most(spacing_mm, tissue):
+    data = np.full((24, 24, 24), 2, np.int16)
+    data[:12] = 1
+    source = LabelMap(data, Grid((24, 24, 24), np.eye(4)), tissue)
+    n = 24 // spacing_mm
+    affine = np.diag([*[float(spacing_mm)] * 3, 1.0])
+    affine[:3, 3] = (spacing_mm - 1) / 2
+
+    found = labels_on(source, Grid((n, n, n), affine)).data
+
+    assert (found[: n // 2] == 1).all()
+    assert (found[n // 2 :] == 2).all()

@@ -24,7 +24,7 @@ from fewlabel.patches import Places, find_places
 from fewlabel.settings import Settings
 from fewlabel.volume import LabelMap, Scan, require_same_grid
 
-_VERSION = 1  # to be raised when the same files would be conformed differently
+_VERSION = 2  # to be raised when the same files would be conformed differently
 
 
 class WorkingRule(Settings):
@@ -172,10 +172,10 @@ def labels_on(labels: LabelMap, target: Grid) -> LabelMap:
 
 def _majority(votes: list[Int16[np.ndarray, "i j k"]]) -> Int16[np.ndarray, "i j k"]:
     """The most frequent label of each voxel; -1 if more than half of the votes are."""
-    best, winner = np.zeros(votes[0].shape, dtype=np.int8), np.full_like(votes[0], UNLABELED)
-    known = sum((vote >= 0).astype(np.int8) for vote in votes)
+    best, winner = np.zeros(votes[0].shape, dtype=np.int32), np.full_like(votes[0], UNLABELED)
+    known = sum((vote >= 0).astype(np.int32) for vote in votes)
     for vote in votes:
-        count = sum((other == vote).astype(np.int8) for other in votes)
+        count = sum((other == vote).astype(np.int32) for other in votes)
         better = (count > best) & (vote >= 0)
         winner[better], best[better] = vote[better], np.asarray(count)[better]
     winner[known * 2 < len(votes)] = UNLABELED
