@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from fewlabel.engine import Compute
+from fewlabel.model import find_model
 from fewlabel.predict import segment_files
 from fewlabel.report.page import write_report
+from fewlabel.train_run import Means, train_run
 from tests.band_model import BANDS, band_model, box_grid, head_at
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -38,6 +40,7 @@ FLAGS = (
     "--hide-scrollbars",
 )
 PATIENCE_S = 120
+MALC = Path(__file__).parents[3] / "shared" / "data" / "malc"
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +245,32 @@ def test_evil_names_do_nothing_in_a_browser(browser, page, tmp_path):
 
     assert browser.title == "3 segmented scans"
     assert evil in find(browser, ".warnings").text
+
+
+@pytest.mark.skipif(not MALC.is_dir(), reason="the real scans of ../shared/data are not here")
+def test_a_report_of_real_brains_and_of_a_real_training_run(browser, tmp_path):
+    scans = sorted(MALC.glob("sub-*/anat/*_T1w.nii.gz"))[:2]
+    model = find_model("adult-aseg32")
+    for outcome in segment_files(scans, model, out=tmp_path / "out", compute=Compute(threads=2)):
+        assert outcome.error is None
+    settings = Path(__file__).parents[2] / "configs" / "toy.yaml"
+    changes = ("steps=4", "validate_every=2")
+    train_run(settings, tmp_path / "run", changes=changes, means=Means(cache=tmp_path / "cache"))
+    page = write_report([tmp_path / "out", tmp_path / "run"], tmp_path / "report.html")
+    assert page.stat().st_size < 8e6
+
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(page.as_uri())
+    wait_for(browser, "document.body.dataset.ready")
+    case = browser.execute_script("return document.querySelector('details.case').dataset.id")
+    open_viewer(browser, case)
+
+    end = time.monotonic() + PATIENCE_S
+    canvas = find(browser, "dialog canvas")
+    while ((image := pixels(canvas)).mean(axis=2) > 40).sum() < 5000 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert (image.mean(axis=2) > 40).sum() > 5000  # a brain
+    assert (image.max(axis=2) - image.min(axis=2) > 40).sum() > 2000  # and colors of structures
+    assert "Run run" in browser.execute_script("return document.querySelector('main').textContent")
+    assert requests(browser) <= {"file", "data", "blob"}
+    assert complaints(browser) == []
