@@ -82,10 +82,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", help="FOLDER:PROTOCOL")
     options = parser.parse_args()
     model = find_model(options.model)
-    jobs = [job for source in options.data for job in jobs_of(*source.split(":"))]
-    # Of the damaged ones every second is enough; they teach the slope.
-    jobs = [job for n, job in enumerate(jobs) if job.damage == "clean" or n // len(MILD) % 2 == 0]
-    looks = look(jobs, model, options.keep, options.threads)
+    looks = look(jobs_from(options.data), model, options.keep, options.threads)
     about = about_of(looks)
     rows = evaluate(looks, about)
     path = RESULTS / f"quality_{model.card.name}.csv"
@@ -95,6 +92,12 @@ def main() -> None:
         print(" | ".join(str(value) for value in row.values()))
     if options.record:
         record(model, fit_norms([one.known for one in looks], about))
+
+
+def jobs_from(sources: list[str]) -> list[Job]:
+    """All scans as they are, and every second damaged one, which is enough to teach the slope."""
+    jobs = [job for source in sources for job in jobs_of(*source.split(":"))]
+    return [job for n, job in enumerate(jobs) if job.damage == "clean" or n // len(MILD) % 2 == 0]
 
 
 def jobs_of(folder: str, protocol: str) -> Iterator[Job]:

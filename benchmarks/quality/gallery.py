@@ -18,8 +18,8 @@ import nibabel
 import numpy as np
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.quality.calibrate import Job, Look, a_brain, about_of, jobs_of, look
-from benchmarks.quality.damage import BAD, MILD, upright
+from benchmarks.quality.calibrate import Job, Look, a_brain, about_of, jobs_from, look
+from benchmarks.quality.damage import BAD, upright
 from fewlabel.engine import Compute
 from fewlabel.io import read_scan
 from fewlabel.model import find_model
@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("data", nargs="+", help="FOLDER:PROTOCOL")
     options = parser.parse_args()
     model = find_model(options.model)
-    jobs = [job for source in options.data for job in jobs_of(*source.split(":"))]
-    jobs = [job for n, job in enumerate(jobs) if job.damage == "clean" or n // len(MILD) % 2 == 0]
-    looks = look(jobs, model, options.keep, options.threads)
+    looks = look(jobs_from(options.data), model, options.keep, options.threads)
     clean = [one for one in looks if one.known.intact]
     norms = {person: norms_without(person, looks) for person in {x.known.person for x in looks}}
     rows = [quiet(clean, norms)]

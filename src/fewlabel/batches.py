@@ -37,6 +37,18 @@ class PatchConfig(Settings):
     """How much cases are preferred whose labels tell more structures apart: 0 not at all, 1 in
     proportion to their number."""
 
+    def require_stride(self, levels: int) -> None:
+        """Refuse patches that a U-Net of so many levels cannot halve often enough.
+
+        Raises:
+            ValueError: If a side is not divisible by the stride.
+        """
+        stride = 2 ** (levels - 1)
+        if any(n % stride for n in self.size):
+            raise ValueError(
+                f"`patches.size` must be divisible by {stride}, as the network has {levels} levels"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Example:
@@ -81,11 +93,6 @@ def contract_of(case: Case, head: LabelProtocol) -> Contract | None:
         return contract(head, case.drawn_in(), case.looked_for)
     except ProtocolError:
         return None
-
-
-def _dark(image: np.ndarray) -> float:
-    """What lies beyond a scan is as dark as its darkest voxel: 0, but for z-scores."""
-    return float(image[::3, ::3, ::3].min())
 
 
 def require_every_class(examples: Sequence[Example], heads: Heads) -> None:
@@ -156,7 +163,12 @@ class Patches:
         margin = self.chance.margin_voxels
         i, j, k = (n + 2 * margin for n in self.config.size)
         start = self._start(rng, example.scan, margin)
-        image = np.stack([cut(one, start, (i, j, k), _dark(one)) for one in example.scan.image])
+        image = np.stack(
+            [
+                cut(one, start, (i, j, k), dark)
+                for one, dark in zip(example.scan.image, example.scan.darkest, strict=True)
+            ]
+        )
         classes = np.full((i, j, k), UNLABELED, dtype=np.int16)
         if example.scan.classes is not None:
             classes = cut(example.scan.classes, start, (i, j, k), UNLABELED)

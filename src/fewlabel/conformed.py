@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,11 @@ class Conformed:
     classes: Int16[np.ndarray, "i j k"] | None = None
     places: Places | None = None
     protocol: LabelProtocol | None = None
+
+    @cached_property
+    def darkest(self) -> tuple[float, ...]:
+        """What lies beyond the scan, for each image: its darkest voxel, 0 but for z-scores."""
+        return tuple(float(one[::3, ::3, ::3].min()) for one in self.image)
 
 
 def conform_cases(cases: Sequence[Case], rule: WorkingRule, cache: Cache) -> list[Conformed]:

@@ -80,12 +80,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        stride = 2 ** (len(self.channels) - 1)
-        if any(n % stride for n in self.patches.size):
-            raise ValueError(
-                f"`patches.size` must be divisible by {stride}, as the network has"
-                f" {len(self.channels)} levels"
-            )
+        self.patches.require_stride(len(self.channels))
         if self.working.intensity != "robust_scale" and self.augment.chance:
             raise ValueError(
                 "`augment.chance` must be 0 unless `working.intensity` is robust_scale: bias and"

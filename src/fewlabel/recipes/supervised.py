@@ -74,12 +74,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        stride = 2 ** (len(self.channels) - 1)
-        if any(n % stride for n in self.patches.size):
-            raise ValueError(
-                f"`patches.size` must be divisible by {stride}, as the network has"
-                f" {len(self.channels)} levels"
-            )
+        self.patches.require_stride(len(self.channels))
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         return self
