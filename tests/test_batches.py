@@ -55,9 +55,9 @@ def test_a_batch_follows_from_the_seed_and_its_number(conformed):
 
     first, again, other = draw(5), draw(5), draw(6)
 
-    assert set(first) == {"image", "classes/phantom8", "merge/phantom8"}
+    assert set(first) == {"image", "age_weeks", "classes/phantom8", "merge/phantom8"}
     for key, value in first.items():
-        assert torch.equal(value, again[key])
+        torch.testing.assert_close(value, again[key], rtol=0, atol=0, equal_nan=True)
     assert not torch.equal(first["image"], other["image"])
 
 
@@ -187,3 +187,96 @@ def test_cases_can_be_drawn_in_proportion_to_what_their_labels_tell_apart(confor
     assert draw._shares.tolist() == [0.5, 0.25, 0.25, 0.0]
     assert {draw._turn_of(number).scan.case.id for number in range(40)} == {"c0", "c1", "c2"}
     assert draw._turn_of(7) is draw._turn_of(7)
+
+
+@pytest.fixture
+def sessions(tmp_path):
+    """Conforms sessions, given by their age and modalities, to channels T1w and T2w."""
+
+    def build(*found):
+        cases = []
+        for number, (age_weeks, modalities) in enumerate(found):
+            rng = np.random.default_rng(number)
+            scans = {name: tmp_path / f"{number}_{name}.nii" for name in modalities}
+            for path in scans.values():
+                image = rng.integers(1, 100, (12, 12, 12)).astype(np.int16)
+                nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), path)
+            name, labels = f"c{number}", tmp_path / f"{number}_dseg.nii"
+            drawn = np.broadcast_to(np.arange(12), (12, 12, 12)) % 9
+            nibabel.save(nibabel.Nifti1Image(drawn.astype(np.int16), np.eye(4)), labels)
+            cases.append(Case(name, name, name, scans, labels, "phantom8", age_weeks=age_weeks))
+        rule = WorkingRule(spacing_mm=1.0, modalities=("T1w", "T2w"), any_modality=True)
+        return conform_cases(cases, rule, Cache(tmp_path / "cache"))
+
+    return build
+
+
+def test_batches_tell_the_age_where_it_is_known(sessions):
+    scans = sessions((31.5, ["T1w", "T2w"]), (None, ["T1w", "T2w"]))
+    batch = patches(scans)(0)
+
+    assert batch["age_weeks"].dtype == torch.float32
+    assert sorted(batch["age_weeks"].nan_to_num(-1).tolist()) == [-1.0, 31.5]
+
+
+def test_a_head_that_was_made_much_larger_or_smaller_has_no_age(sessions):
+    scans = sessions((31.5, ["T1w"]))
+    sized = AugmentConfig(move=1, chance=0, rotation_deg=0, elastic_voxels=0, margin_voxels=0)
+
+    def ages(scaling):
+        draw = patches(scans, sized.model_copy(update={"scaling": scaling}))
+        return torch.cat([draw(n)["age_weeks"] for n in range(10)])
+
+    assert (ages(0.04) == 31.5).all()
+    assert 0 < ages(0.3).isnan().sum() < 20
+
+
+SPOILED = AugmentConfig(move=1, chance=1, shift_intensity=0.2, margin_voxels=2)
+
+
+def test_a_modality_that_a_case_lacks_stays_zero_whatever_happens_to_the_patch(sessions):
+    draw = patches(sessions((None, ["T2w"])), SPOILED)
+
+    for n in range(3):
+        image = draw(n)["image"]
+        assert (image[:, 0] == 0).all()
+        assert image[:, 1].std() > 0
+
+
+def test_hiding_modalities_leaves_one_of_those_that_are_there(sessions):
+    always = SPOILED.model_copy(update={"drop_modality": 1.0})
+    draw = patches(sessions((None, ["T1w", "T2w"]), (None, ["T2w"])), always)
+
+    shown = [tuple((one != 0).flatten(1).any(1).tolist())
+             for n in range(8) for one in draw(n)["image"]]  # fmt: skip
+
+    assert set(shown) == {(True, False), (False, True)}
+    assert torch.equal(draw(3)["image"], draw(3)["image"])
+
+
+def test_hiding_modalities_changes_nothing_else(sessions):
+    scans = sessions((None, ["T1w", "T2w"]))
+    usual, hiding = (
+        patches(scans, SPOILED.model_copy(update={"drop_modality": share}))(0)
+        for share in (0.0, 1.0)
+    )
+
+    there = hiding["image"] != 0
+    assert 0 < there.sum() < there.numel()
+    assert torch.equal(hiding["image"][there], usual["image"][there])
+    assert torch.equal(hiding["classes/phantom8"], usual["classes/phantom8"])
+
+
+def test_images_are_painted_anew_where_label_maps_are_complete(sessions, conformed):
+    def some(labels):
+        drawn = np.full_like(labels, -1)
+        drawn[::3] = labels[::3]
+        return drawn
+
+    always = AugmentConfig(flip=0, move=0, chance=0, margin_voxels=0, synthetic=1)
+    whole, part = sessions((None, ["T1w", "T2w"])), conformed({"draw": some})
+
+    assert not torch.equal(patches(whole)(0)["image"], patches(whole, always)(0)["image"])
+    assert torch.equal(patches(part)(0)["image"], patches(part, always)(0)["image"])
+    for key in ("classes/phantom8", "merge/phantom8"):
+        assert torch.equal(patches(whole)(0)[key], patches(whole, always)(0)[key])

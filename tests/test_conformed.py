@@ -1,12 +1,14 @@
 import os
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case
-from fewlabel.conformed import WorkingRule, conform_case, conform_cases, labels_on
+from fewlabel.conformed import WorkingRule, cache_key, conform_case, conform_cases, labels_on
 from fewlabel.errors import CohortError
 from fewlabel.grid import Grid
 from fewlabel.volume import LabelMap
@@ -80,6 +82,80 @@ def test_a_case_without_labels_has_an_image_only(case, cache):
 
     assert found.classes is None
     assert found.places is None
+
+
+EITHER = WorkingRule(spacing_mm=2.0, modalities=("T1w", "T2w"), any_modality=True)
+
+
+@pytest.fixture
+def two(case, tmp_path):
+    """The same case with a T2w scan, brighter from voxel to voxel, on 1 mm voxels."""
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[0, 3] = -14.0
+    ramp = np.broadcast_to(np.arange(15)[:, None, None], (15, 17, 19)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(ramp, affine), tmp_path / "a_T2w.nii")
+    return replace(case, scans={**case.scans, "T2w": tmp_path / "a_T2w.nii"})
+
+
+def test_a_modality_that_lacks_is_a_channel_of_zeros(case, two, cache):
+    t2w = replace(two, scans={"T2w": two.scans["T2w"]}, labels=None)
+
+    first, second = conform_case(case, EITHER, cache), conform_case(t2w, EITHER, cache)
+
+    assert first.there.tolist() == [True, False]
+    assert second.there.tolist() == [False, True]
+    assert first.image.shape == (2, 8, 9, 10)
+    assert (first.image[1] == 0).all()
+    assert (second.image[0] == 0).all()
+
+
+def test_the_second_modality_comes_on_the_voxels_of_the_first(two, cache):
+    found = conform_case(two, EITHER, cache)
+
+    assert found.there.all()
+    assert found.image.shape == (2, 8, 9, 10)
+    steps = np.diff(found.image[1, :, 4, 5])
+    assert (steps > 0).all()
+    assert np.ptp(steps[1:-1]) < 1e-5
+
+
+def test_labels_may_be_drawn_on_the_voxels_of_either_modality(two, cache, tmp_path):
+    labels = np.zeros((15, 17, 19), np.int16)
+    labels[6:] = 2
+    t2w = nibabel.load(two.scans["T2w"])
+    nibabel.save(nibabel.Nifti1Image(labels, t2w.affine), tmp_path / "b_dseg.nii")
+
+    found = conform_case(replace(two, labels=tmp_path / "b_dseg.nii"), EITHER, cache)
+
+    assert found.classes[:, 4, 5].tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
+
+
+def test_a_case_without_any_modality_is_refused_and_so_are_other_scales(case, cache):
+    neither = replace(case, scans={"FLAIR": case.scans["T1w"]})
+
+    with pytest.raises(CohortError, match="It has no T1w, T2w, only FLAIR"):
+        conform_case(neither, EITHER, cache)
+    with pytest.raises(ValidationError, match="needs `intensity: robust_scale`"):
+        WorkingRule(any_modality=True, intensity="z_score")
+
+
+def test_what_is_there_decides_what_is_found_in_the_cache(case, two):
+    both = WorkingRule(spacing_mm=2.0, modalities=("T1w", "T2w"))
+    drawn = case.drawn_in()
+
+    assert cache_key(two, both, drawn) == cache_key(two, EITHER, drawn)
+    assert cache_key(case, EITHER, drawn) != cache_key(two, EITHER, drawn)
+    assert cache_key(case, EITHER, drawn) != cache_key(case, RULE, drawn)
+
+
+def test_a_label_map_is_complete_if_only_edges_lack(case, cache):
+    assert conform_case(case, WorkingRule(spacing_mm=3.0), cache).is_complete
+    image = nibabel.load(case.labels)
+    drawn = np.asarray(image.dataobj).copy()
+    drawn[:, 4] = -1
+    nibabel.save(nibabel.Nifti1Image(drawn, image.affine), case.labels)
+
+    assert not conform_case(case, RULE, cache).is_complete
 
 
 def test_everything_wrong_with_a_cohort_is_listed_at_once(case, cache, tmp_path):

@@ -64,6 +64,33 @@ def test_all_runs_and_sessions_of_one_modality_are_planned_in_the_layout_of_the_
     ]
 
 
+def test_of_several_modalities_a_session_gives_the_first_of_each_together(data, tmp_path):
+    both = Choice(("T2w", "T1w"))
+
+    first, second = plan(data, tmp_path / "out", both)
+
+    assert first.scan == data / SCANS[1]
+    assert first.others == {"T1w": data / SCANS[0]}
+    assert first.paths.labels.name == "sub-01_dseg.nii.gz"
+    assert first.left_out == ()
+    assert second.scan == data / SCANS[2]
+    assert second.others == {}
+    assert second.left_out == (data / SCANS[3],)
+    assert second.images.files() == {"sub-02_ses-a_run-1_T1w.nii.gz"}
+    with pytest.raises(CohortError, match="has no T2w or FLAIR image of 02: looked for"):
+        plan(data, tmp_path / "out", Choice(("T2w", "FLAIR"), ("02",)))
+
+
+def test_a_result_of_one_image_is_told_as_a_failure_where_two_are_wanted(data, tmp_path):
+    (alone, *_) = plan(data, tmp_path / "out")
+    finished(alone.scan, alone.paths.labels.parent)
+
+    ((told,), _) = sort_out(plan(data, tmp_path / "out", Choice(("T1w", "T2w"))))
+
+    assert told.status == "failed"
+    assert "is the result of sub-01_T1w.nii.gz" in told.what
+
+
 @pytest.mark.parametrize("name", ["02", "sub-02"])
 def test_participants_are_named_with_or_without_their_prefix(data, tmp_path, name):
     jobs = plan(data, tmp_path / "out", Choice(participants=(name,)))
@@ -75,7 +102,7 @@ def test_who_is_not_there_is_named(data, tmp_path):
     with pytest.raises(CohortError, match="has no T1w image of 07, 9: looked for"):
         plan(data, tmp_path / "out", Choice(participants=("01", "07", "9")))
     with pytest.raises(CohortError, match="has no FLAIR image of anybody"):
-        plan(data, tmp_path / "out", Choice("FLAIR"))
+        plan(data, tmp_path / "out", Choice(("FLAIR",)))
 
 
 def test_what_has_a_record_is_finished_and_what_lacks_one_is_done_again(data, tmp_path):
@@ -149,3 +176,17 @@ def test_the_table_of_volumes_has_a_line_for_each_finished_scan(data, tmp_path):
         "sub-01\tn/a\tsub-01_T1w.nii.gz\t12.00\t30.00",
         "sub-02\tses-a\tsub-02_ses-a_run-1_T1w.nii.gz\t12.00\t30.00",
     ]
+
+
+def test_an_age_that_was_told_gets_a_column(data, tmp_path):
+    out = tmp_path / "out"
+    for scan, age in ((SCANS[0], {"weeks": 38.456}), (SCANS[2], {"weeks": None}), (SCANS[3], None)):
+        job = finished(data / scan, (out / scan).parent)
+        said = json.loads(job.paths.record.read_text())
+        job.paths.record.write_text(json.dumps(said | ({"age": age} if age else {})))
+
+    write_volumes(out)
+
+    rows = [line.split("\t") for line in (out / "volumes.tsv").read_text().splitlines()]
+    assert rows[0][:5] == ["participant_id", "session_id", "scan", "age_weeks", "Ball"]
+    assert [row[3] for row in rows[1:]] == ["38.46", "n/a", "n/a"]

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from fewlabel.engine import Compute, cpu_engine, in_windows
+from fewlabel.engine import Answer, Compute, cpu_engine, in_windows
 from fewlabel.errors import ModelFolderError
 from tests.band_model import band_onnx
 
@@ -25,7 +25,7 @@ def test_each_intensity_gets_the_class_of_its_band(onnx, precision):
     image = np.zeros(FIELD, dtype=np.float32)
     image[1], image[2], image[3] = 0.5, 1.0, 0.55
 
-    shares = engine.run(image)
+    shares = engine.run(image[None]).shares
 
     assert shares.dtype == np.uint8
     assert shares.shape == (3, *FIELD)
@@ -35,7 +35,7 @@ def test_each_intensity_gets_the_class_of_its_band(onnx, precision):
 def test_half_way_between_two_bands_both_get_half(onnx):
     engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1, precision="exact"))
 
-    shares = engine.run(np.full(FIELD, 0.25, dtype=np.float32))
+    shares = engine.run(np.full((1, *FIELD), 0.25, dtype=np.float32)).shares
 
     assert set(shares[:2].ravel().tolist()) <= {127, 128}
     assert not shares[2].any()
@@ -43,9 +43,9 @@ def test_half_way_between_two_bands_both_get_half(onnx):
 
 def test_a_second_run_leaves_the_first_result_alone(onnx):
     engine = cpu_engine(onnx, "bands", FIELD, Compute(threads=1))
-    first = engine.run(np.zeros(FIELD, dtype=np.float32))
+    first = engine.run(np.zeros((1, *FIELD), dtype=np.float32)).shares
 
-    engine.run(np.ones(FIELD, dtype=np.float32))
+    engine.run(np.ones((1, *FIELD), dtype=np.float32))
 
     assert (first[0] == 255).all()
 
@@ -59,18 +59,18 @@ def test_exact_means_32_bit_and_the_record_says_so(onnx):
 
 def half_and_half(image):
     """Two classes that share each voxel by its intensity."""
-    bright = np.rint(255 * image).astype(np.uint8)
-    return np.stack([255 - bright, bright])
+    bright = np.rint(255 * image[0]).astype(np.uint8)
+    return Answer(np.stack([255 - bright, bright]))
 
 
 def test_windows_are_all_of_the_size_that_was_trained_on():
     seen = []
 
     def run(image):
-        seen.append(image.shape)
+        seen.append(image.shape[1:])
         return half_and_half(image)
 
-    in_windows(run, (4, 4, 6))(np.zeros((7, 4, 6), dtype=np.float32))
+    in_windows(run, (4, 4, 6))(np.zeros((1, 7, 4, 6), dtype=np.float32))
 
     assert seen == [(4, 4, 6)] * 2
 
@@ -79,21 +79,21 @@ def test_windows_are_put_together_to_what_each_of_them_says():
     image = np.random.default_rng(0).random((19, 16, 21), dtype=np.float32)
     image[:2], image[-2:] = 1.0, 0.0  # 255 of 255 must not run over
 
-    found = in_windows(half_and_half, (8, 16, 10))(image)
+    found = in_windows(half_and_half, (8, 16, 10))(image[None]).shares
 
     assert found.dtype == np.uint8
-    off = np.abs(found.astype(int) - half_and_half(image))
+    off = np.abs(found.astype(int) - half_and_half(image[None]).shares)
     assert off.max() <= 3, "one rounding for each of up to 6 windows"
 
 
 def test_of_two_windows_the_one_counts_more_that_has_a_voxel_in_its_middle():
     def run(image):  # says nothing but which window it saw
-        return np.full((1, *image.shape), 200 * image[0, 0, 0], dtype=np.uint8)
+        return Answer(np.full((1, *image.shape[1:]), 200 * image[0, 0, 0, 0], dtype=np.uint8))
 
     image = np.zeros((6, 4, 4), dtype=np.float32)
     image[2, 0, 0] = 1  # where the second of two windows begins
 
-    line = in_windows(run, (4, 4, 4))(image)[0, :, 1, 1]
+    line = in_windows(run, (4, 4, 4))(image[None]).shares[0, :, 1, 1]
 
     assert line[:2].tolist() == [0, 0]
     assert 0 < line[2] < 100 < line[3] < 200
@@ -137,7 +137,8 @@ class TestWithTorch:
         image = np.random.default_rng(0).random((8, 8, 8), dtype=np.float32)
         compute = Compute(precision="exact")
 
-        shares = torch_engine(weights, settings, {"x": 3, "y": 2}, "x", compute).run(image)
+        engine = torch_engine(weights, settings, {"x": 3, "y": 2}, "x", compute)
+        shares = engine.run(image[None]).shares
 
         with torch.inference_mode():
             expected = network(torch.from_numpy(image)[None, None])["x"][0].softmax(0) * 255

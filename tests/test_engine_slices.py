@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fewlabel.engine import Compute
-from fewlabel.errors import ModelFolderError
+from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import read_model, write_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.slices import SliceRule
@@ -102,6 +102,18 @@ def test_several_axes_are_averaged(tmp_path, scan):
     assert sorted(np.unique(together)) == [0, 1, 2, 3]
 
 
+def test_images_of_two_modalities_are_looked_at_together(tmp_path, scan):
+    rule = SliceRule(channels=("T1w", "FLAIR", "FLAIR"))
+    both = Segmenter(slice_model(tmp_path / "a", rule), EXACT)  # only its green channel counts
+    alone = segmented(slice_model(tmp_path / "b", SliceRule()), scan)
+    nothing = Scan(np.zeros_like(scan.data), scan.grid)
+
+    assert np.array_equal(both({"T1w": scan, "FLAIR": scan}).labels.data, alone)
+    assert not both({"T1w": scan, "FLAIR": nothing}).labels.data.any()
+    with pytest.raises(ConfigError, match="T1w and FLAIR together; FLAIR of the same head is lac"):
+        both({"T1w": scan})
+
+
 def test_the_card_says_how_the_model_looks(tmp_path):
     rule = SliceRule(axes=("coronal",), spacing_mm=0.9)
     slice_model(tmp_path / "m", rule)
@@ -113,10 +125,6 @@ def test_the_card_says_how_the_model_looks(tmp_path):
 
 
 def test_models_that_cannot_run_here_say_why(tmp_path, scan):
-    both = slice_model(tmp_path / "a", SliceRule(channels=("T1w", "FLAIR", "FLAIR+1")))
-    with pytest.raises(ModelFolderError, match="looks at T1w and FLAIR together"):
-        Segmenter(both, EXACT)(scan)
-
     one = slice_model(tmp_path / "b", SliceRule())
     with pytest.raises(ModelFolderError, match="on the CPU only"):
         Segmenter(one, Compute(device="cuda"))(scan)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fewlabel.datasets.choice import DataConfig
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, ConfigError
 from fewlabel.evaluate import score_pair
-from fewlabel.evaluate_run import evaluate_run, held_out_cases
+from fewlabel.evaluate_run import evaluate_run
 from fewlabel.export import export_run
 from fewlabel.io import read_labels, read_scan
 from fewlabel.recipes import RECIPES
@@ -182,13 +183,20 @@ def test_a_run_that_has_no_cohort_is_refused(tmp_path, monkeypatch):
         evaluate_run(tmp_path / "run")
 
 
-def test_a_network_that_looks_at_two_scans_is_refused(run, tmp_path):
-    cohort = read_cohort(run / "cohort.tsv")
-    both = {"T1w": cohort.cases[0].scans["T1w"], "T2w": cohort.cases[0].scans["T1w"]}
-    write_cohort(changed(cohort, 0, scans=both), tmp_path / "cohort.tsv")
+def test_a_network_of_two_modalities_is_scored_on_both_together(data, tmp_path):
+    def twice(cohort):
+        cases = [replace(c, scans={"T2w": c.scans["T1w"], **c.scans}) for c in cohort.cases]
+        cases[0] = replace(cases[0], scans={"T1w": cases[0].scans["T1w"]})
+        return Cohort(tuple(cases))
 
-    with pytest.raises(ConfigError, match="looks at T1w and T2w together"):
-        held_out_cases(tmp_path, "test")
+    working = {"spacing_mm": 8.0, "modalities": ["T1w", "T2w"]}
+    run = trained(tmp_path, data, twice, working=working)
+
+    found = evaluate_run(run, metrics=["dice"])
+
+    assert {row.case for row in found.rows} == {"sub-02"}
+    assert list(found.unscored) == ["sub-01"]
+    assert "T2w of the same head is lacking" in found.unscored["sub-01"]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fewlabel.circumstances import Circumstances
 from fewlabel.errors import ModelFolderError
 from fewlabel.grid import Grid
 from fewlabel.norms import place_fit, read_norms
 from fewlabel.norms_fit import About, Known, fit_lines, fit_norms
+from fewlabel.people import Age
 from fewlabel.quality import judge
-from fewlabel.quality_rules import Circumstances
 from fewlabel.traits import measure_traits
 from fewlabel.volume import LabelMap
 from tests.brains import TOY, toy_classes, toy_field, toy_image, toy_shares, toy_traits
@@ -198,8 +199,8 @@ def test_noise_beyond_that_of_all_checked_scans_is_told(norms):
 
 
 def test_age_and_resolution_unlike_the_checked_scans_are_told(norms):
-    child = Circumstances((2.0, 2.0, 2.0), age_years=4.0)
-    thick = Circumstances((2.0, 2.0, 8.0), age_years=40.0)
+    child = Circumstances((2.0, 2.0, 2.0), Age(years=4.0))
+    thick = Circumstances((2.0, 2.0, 8.0), Age(years=40.0))
 
     assert rules(judged(norms, toy_classes(), about=child)) == {"age"}
     assert rules(judged(norms, toy_classes(), about=thick)) == {"resolution"}

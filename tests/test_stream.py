@@ -100,9 +100,9 @@ def test_a_network_in_two_parts_says_what_it_says_in_one(onnx_of, n_classes):
     image = np.random.default_rng(0).random(FIELD, dtype=np.float32)
     path, rule = onnx_of(n_classes), GridRule(spacing_mm=1, multiple=2, field_mm=FIELD)
 
-    found = stream_engine(path, "bands", rule, EXACT).run(image)
+    found = stream_engine(path, "bands", rule, EXACT).run(image[None]).shares
 
-    whole = cpu_engine(path, "bands", FIELD, EXACT).run(image)
+    whole = cpu_engine(path, "bands", FIELD, EXACT).run(image[None]).shares
     assert np.array_equal(every(found, 1), whole)
 
 
@@ -121,12 +121,12 @@ def test_windows_a_few_planes_at_a_time_equal_windows_at_once(
     for start in np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 3):
         here = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
         total[here] += tile_weights(window)
-        for mean, share in zip(sums, one_window(image[here]), strict=True):
+        for mean, share in zip(sums, one_window(image[None, *here]).shares, strict=True):
             mean[here] += share * tile_weights(window)
     expected = np.rint(sums / total).astype(np.uint8)
     monkeypatch.setattr("fewlabel.engine_stream._AT_ONCE_BYTES", 5 * n_classes * 16 * 10 * 3)
 
-    found = stream_engine(path, "bands", rule, EXACT).run(image)
+    found = stream_engine(path, "bands", rule, EXACT).run(image[None]).shares
 
     assert np.array_equal(every(found, 1), expected)
 

@@ -10,8 +10,9 @@ grid and writes the labels. Wall time and peak memory are those of the whole pro
 
 Every answer is compared with that of torch in float32, which gets what fewlabel's network gets.
 The floor is the network's operations, counted, over the speed of a large matrix product, measured
-in the same run. Weights: a model folder exported `--with-weights` (`--model`), or a network that is
-trained here for some minutes on ../shared/data/malc and kept in --place. Rows go to
+in the same run. fewlabel runs as it is and with `--precision exact`, which computes in 32 bits.
+Weights: a model folder exported `--with-weights` (`--model`), or a network that is trained here for
+some minutes on ../shared/data/malc and kept in --place. Rows go to
 benchmarks/results/peers_speed.csv.
 """
 
@@ -55,8 +56,9 @@ def command_of(side: str, settings: Path, asked: argparse.Namespace) -> list[str
         return [sys.executable, str(HERE / "peers_monai.py"), str(settings)]
     words = ["segment", known["scan"], "--model", known["model"], "--out", known["fewlabel"]]
     words += ["--threads", str(asked.threads), "--overwrite", "--json"]
-    limit = side.partition(" ")[2]
-    words += ["--max-memory", limit] if limit else []
+    how = side.split()[1:]
+    words += ["--precision", "exact"] if "exact" in how else []
+    words += ["--max-memory", how[-1]] if how and how[-1] != "exact" else []
     return [str(Path(sys.executable).with_name("fewlabel")), *words]
 
 
@@ -145,7 +147,8 @@ def measure(n_classes: int, asked: argparse.Namespace, place: Path) -> list[dict
     model = read_model(folder)
     scan = head_scan(place, asked.data)
     settings = settings_of(model, scan, place, asked)
-    sides = [f"fewlabel{' ' + limit if limit else ''}" for limit in asked.max_memory]
+    ways = [way for limit in asked.max_memory for way in (limit, f"exact {limit}")]
+    sides = [f"fewlabel {way}".strip() for way in ways]
     sides += ["monai", *(["nnunet"] if asked.nnunet_python else [])]
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for _ in range(asked.runs):

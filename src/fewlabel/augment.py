@@ -7,6 +7,7 @@ take a fraction of their time on a CPU.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,9 @@ class AugmentConfig(Settings):
 
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance of a mirrored patch, with left and right structures exchanged."""
+    flip_others: float = Field(default=0.0, ge=0, le=1)
+    """Chance of front and back, and of top and bottom exchanged, as no head is. Structures keep
+    their names."""
     move: float = Field(default=0.7, ge=0, le=1)
     """Chance of any of the spatial changes that follow."""
     rotation_deg: float = Field(default=15.0, ge=0)
@@ -43,20 +47,43 @@ class AugmentConfig(Settings):
     blur_voxels: float = Field(default=1.0, ge=0)
     low_resolution: float = Field(default=2.0, ge=1)
     """How many voxels along one axis are made one."""
+    scale_intensity: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of all intensities, as a share of each."""
+    shift_intensity: float = Field(default=0.0, ge=0)
+    """Largest amount that is added to all intensities; their whole range is 1."""
     chance: float = Field(default=0.3, ge=0, le=1)
-    """Of each of bias, gamma, noise, blur and low resolution."""
+    """Of each of bias, gamma, noise, blur, low resolution, scaling and shifting of intensities."""
+    drop_modality: float = Field(default=0.0, ge=0, le=1)
+    """Chance that all modalities but one are hidden: zero everywhere, as where a case lacks one."""
+    synthetic: float = Field(default=0.0, ge=0, le=1)
+    """Share of patches in which structures get new intensities; see `repainted`. Only of
+    cases whose label maps are complete."""
 
 
 NOTHING = AugmentConfig(flip=0, move=0, chance=0, margin_voxels=0)
 """Leaves patches as they are."""
 
 
+class Augmented(NamedTuple):
+    """A patch that was changed.
+
+    Attributes:
+        image: Intensities of each modality.
+        classes: Labels; -1 where nobody has looked.
+        growth: How many times as long things are as they were, on average over directions.
+    """
+
+    image: Float[Tensor, "c x y z"]
+    classes: Int[Tensor, "x y z"]
+    growth: float
+
+
 def augment(
     image: Image, classes: Classes, shape: Shape, config: AugmentConfig, rng: torch.Generator
-) -> tuple[Float[Tensor, "c x y z"], Int[Tensor, "x y z"]]:
+) -> Augmented:
     """A bent and spoiled copy of a patch.
 
-    Mirroring is apart, in `mirrored`, as it changes what labels mean.
+    Left and right are exchanged apart, in `mirrored`, as that changes what labels mean.
 
     Args:
         image: Intensities from 0 to 1; a channel for each modality.
@@ -68,12 +95,18 @@ def augment(
     Returns:
         Both at `shape`.
     """
+    growth = 1.0
+    for axis in (2, 3):
+        if config.flip_others and _chance(config.flip_others, rng):
+            image, classes = image.flip(axis), classes.flip(axis - 1)
     if _chance(config.move, rng):
-        where = _positions(image.shape[1:], shape, config, rng).to(image.device)
+        where, growth = _positions(image.shape[1:], shape, config, rng)
+        where = where.to(image.device)
         image, classes = sample_linear(image, where), sample_nearest(classes, where)
     else:
         image, classes = _middle(image, shape), _middle(classes, shape)
-    return torch.stack([_spoil(channel, config, rng) for channel in image]), classes
+    spoiled = torch.stack([_spoil(channel, config, rng) for channel in image])
+    return Augmented(spoiled, classes, growth)
 
 
 def mirrored(image: Image, classes: Classes) -> tuple[Image, Classes]:
@@ -82,6 +115,37 @@ def mirrored(image: Image, classes: Classes) -> tuple[Image, Classes]:
     See `Contract.mirrored`. The first axis must run from left to right.
     """
     return image.flip(1), classes.flip(0)
+
+
+def repainted(
+    image: Image, classes: Classes, partner: Int[Tensor, "n"], rng: torch.Generator
+) -> Image:
+    """A copy in which structures have random intensities, other ones in each modality.
+
+    What an image shows within a structure is kept in part: texture, folds that nobody drew.
+
+    Args:
+        image: Intensities from 0 to 1.
+        classes: Complete labels; where they end (-1), there is background.
+        partner: Of each class, the same structure on the other side, which gets its intensities.
+        rng: Where chance comes from; on the CPU.
+
+    Returns:
+        Intensities from 0 to 1.
+    """
+    where, alike = classes.clamp(min=0).flatten().long(), partner.long()
+    alike = torch.minimum(alike, torch.arange(len(alike), device=alike.device)).to(image.device)
+    voxels = torch.bincount(where, minlength=len(alike)).clamp(min=1)
+    painted = []
+    for channel in image:
+        old = torch.bincount(where, channel.flatten(), len(alike)) / voxels
+        new = torch.rand(len(alike), generator=rng).to(image.device)[alike]
+        new[0] *= _chance(0.2, rng)  # mostly, nothing is seen around the head
+        new *= _uniform(0.7, 1.0, rng) / new.max().clamp(min=1e-6)
+        kept, blur = _uniform(0.0, 1.0, rng), _uniform(0.3, 0.8, rng)
+        change = (new - kept * old)[where].reshape(channel.shape)
+        painted.append((kept * channel + _blurred(change, blur)).clamp(0, 1))
+    return torch.stack(painted)
 
 
 def sample_linear(image: Image, where: Float[Tensor, "x y z 3"]) -> Float[Tensor, "c x y z"]:
@@ -98,8 +162,8 @@ def sample_nearest(classes: Classes, where: Float[Tensor, "x y z 3"]) -> Int[Ten
 
 def _positions(
     source: torch.Size, shape: Shape, config: AugmentConfig, rng: torch.Generator
-) -> Float[Tensor, "i j k 3"]:
-    """Where in the source, from -1 to 1 in the order k, j, i, each voxel looks.
+) -> tuple[Float[Tensor, "i j k 3"], float]:
+    """Where in the source, from -1 to 1 in the order k, j, i, each voxel looks; and the growth.
 
     Computed at a few control points; as turning and scaling are linear, the voxels between
     them follow by interpolation.
@@ -110,13 +174,15 @@ def _positions(
     ]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     bend = _uniform(0.0, config.elastic_voxels, rng) * torch.randn(points.shape, generator=rng)
-    points = (points + bend) @ _affine(config, rng)
+    matrix = _affine(config, rng)
+    points = (points + bend) @ matrix
     half = torch.tensor([max(n - 1, 1) / 2 for n in source])
     points = (points / half).flip(-1)
     # Channels last in memory, which is how grid_sample reads positions.
     control = points.permute(3, 0, 1, 2)[None].contiguous(memory_format=torch.channels_last_3d)
     dense = F.interpolate(control, size=shape, mode="trilinear", align_corners=True)
-    return dense[0].permute(1, 2, 3, 0).contiguous()
+    growth = float(torch.linalg.det(matrix)) ** (-1 / 3)
+    return dense[0].permute(1, 2, 3, 0).contiguous(), growth
 
 
 def _affine(config: AugmentConfig, rng: torch.Generator) -> Float[Tensor, "3 3"]:
@@ -149,6 +215,10 @@ def _spoil(
     if _chance(config.chance, rng):
         noise = torch.randn(image.shape, generator=rng).to(image.device)
         image = image.add(noise, alpha=_uniform(0.0, config.noise, rng))
+    if config.scale_intensity and _chance(config.chance, rng):
+        image = image * (1 + _uniform(-config.scale_intensity, config.scale_intensity, rng))
+    if config.shift_intensity and _chance(config.chance, rng):
+        image = image + _uniform(-config.shift_intensity, config.shift_intensity, rng)
     return image
 
 

@@ -17,6 +17,7 @@ from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, FewlabelError, OutputError, ProtocolError
 from fewlabel.io import read_scan, write_labels
 from fewlabel.labels import LabelProtocol
+from fewlabel.modalities import Images, read_images
 from fewlabel.model import ModelFolder
 from fewlabel.propagate import Atlas, propagate
 from fewlabel.register import How
@@ -136,7 +137,8 @@ def by_model(
     segmenter = Segmenter(model, Compute())
 
     def annotator(scan: Path) -> LabelMap:
-        return _reduced(segmenter(read_scan(scan)).labels, protocol, fourth_ventricle)
+        images = read_images(Images(scan), model.card)
+        return _reduced(segmenter(images).labels, protocol, fourth_ventricle)
 
     return annotator
 

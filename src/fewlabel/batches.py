@@ -1,15 +1,16 @@
 """Batches of patches from conformed cases, each following from the seed and its number."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from pydantic import Field
 
-from fewlabel.augment import AugmentConfig, augment, mirrored
+from fewlabel.augment import AugmentConfig, augment, mirrored, repainted
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract, contract
@@ -20,6 +21,8 @@ from fewlabel.settings import Settings
 from fewlabel.train.stage import Batch
 
 Heads = Mapping[str, LabelProtocol]
+
+_SAME_AGE = 0.05  # logarithm of length: heads of one age differ so much, about
 
 
 class PatchConfig(Settings):
@@ -128,13 +131,21 @@ def _told_apart(found: Contract, sizes: np.ndarray) -> np.ndarray:
     return alone
 
 
+def _age_weeks(example: Example, growth: float) -> float:
+    """Age of a head that was made larger, NaN if none of that age is so large."""
+    age = example.scan.case.age_weeks
+    return math.nan if age is None or abs(math.log(growth)) > _SAME_AGE else age
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Draws batches.
 
-    A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes
-    them. Cases are taken in a random order, all of them before any comes again; or at random, if
-    some are preferred.
+    A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes them,
+    and "age_weeks", NaN where it is unknown or the head was made much larger or smaller. A
+    modality that a case lacks is zero everywhere, whatever else happens to a patch. Cases are
+    taken in a random order, all of them before any comes again; or at random, if some are
+    preferred.
 
     Attributes:
         examples: To draw from.
@@ -172,12 +183,38 @@ class Patches:
         classes = np.full((i, j, k), UNLABELED, dtype=np.int16)
         if example.scan.classes is not None:
             classes = cut(example.scan.classes, start, (i, j, k), UNLABELED)
+        more_rng = np.random.default_rng((self.seed, 4, number))
         moved = torch.from_numpy(image), torch.from_numpy(classes)
+        if more_rng.random() < self.chance.synthetic:
+            moved = self._repainted(*moved, example.scan, more_rng), moved[1]
         flip = rng.random() < self.chance.flip
         if flip:
             moved = mirrored(*moved)
-        intensities, labels = augment(*moved, self.config.size, self.chance, torch_rng)
-        return {"image": intensities.contiguous(), **self._labels(example, labels, flip=flip)}
+        intensities, labels, growth = augment(*moved, self.config.size, self.chance, torch_rng)
+        if len(image) > 1:
+            intensities[torch.from_numpy(self._hidden(example.scan, more_rng))] = 0
+        return {
+            "image": intensities.contiguous(),
+            "age_weeks": torch.tensor(_age_weeks(example, growth), dtype=torch.float32),
+            **self._labels(example, labels, flip=flip),
+        }
+
+    def _repainted(
+        self, image: torch.Tensor, classes: torch.Tensor, scan: Conformed, rng: np.random.Generator
+    ) -> torch.Tensor:
+        if scan.protocol is None or not scan.is_complete:
+            return image
+        partner = torch.from_numpy(scan.protocol.mirrored()[:-1])
+        torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        return repainted(image, classes, partner, torch_rng)
+
+    def _hidden(self, scan: Conformed, rng: np.random.Generator) -> Bool[np.ndarray, "c"]:
+        """Which modalities are not to be seen: those that lack, and by chance all but one."""
+        hidden: np.ndarray = ~scan.there
+        if rng.random() < self.chance.drop_modality and scan.there.any():
+            hidden[:] = True
+            hidden[rng.choice(np.flatnonzero(scan.there))] = False
+        return hidden
 
     def _turn_of(self, number: int) -> Example:
         if self.config.balance:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from fewlabel import (
     cli_annotate,
+    cli_budget,
     cli_cohort,
     cli_datasets,
     cli_evaluate,
@@ -24,6 +25,7 @@ app = App(name="fewlabel", version=VERSION, help="Segment brain MR images when l
 
 
 app.command(cli_train.train)
+app.command(cli_train.finetune)
 app.command(cli_train.export)
 app.command(cli_evaluate.evaluate)
 app.command(cli_evaluate.compare)
@@ -35,6 +37,7 @@ app.command(cli_register.propagate)
 app.command(cli_report.report)
 app.command(cli_report.view)
 app.command(cli_annotate.annotate)
+app.command(cli_budget.budget)
 
 
 @app.command
@@ -60,6 +63,8 @@ def segment(  # noqa: PLR0913  (one parameter per option)
     out: Path | None = None,
     model: str | None = None,
     head: str | None = None,
+    modality: str | None = None,
+    others: Annotated[list[str] | None, Parameter(name="--with", negative="")] = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fast", "exact"] = "fast",
@@ -75,6 +80,10 @@ def segment(  # noqa: PLR0913  (one parameter per option)
         out: Folder for all results; without it they lie next to each scan.
         model: A name from `fewlabel models`, or a model folder.
         head: Which output of a model with several, by its protocol; by default the first.
+        modality: What the scans are, such as T2w, for a model that looks at several modalities;
+            without it the ends of their names say it.
+        others: Another image of the same head in the same space for such a model, [T1w=]PATH;
+            with one scan only. The result lies on the grid of the scan.
         threads: CPU threads; without it one per core.
         device: cuda needs the extra `train` and a model with weights for torch.
         precision: fast takes 16-bit numbers where the processor has them, exact never.
@@ -86,12 +95,14 @@ def segment(  # noqa: PLR0913  (one parameter per option)
     # Matrix products are small here, and OpenBLAS's threads get in the way of OpenVINO's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from fewlabel.engine import compute_of
+    from fewlabel.modalities import heads_of
     from fewlabel.model import find_model
     from fewlabel.predict import giving, segment_files
 
     compute = compute_of(threads, device, precision, max_memory)
     wanted = giving(find_model(model), head)
-    run = segment_files(scans, wanted, out=out, compute=compute, overwrite=overwrite)
+    heads = heads_of(scans, wanted.card, modality, others or ())
+    run = segment_files(heads, wanted, out=out, compute=compute, overwrite=overwrite)
     told, failed, doubtful = [], [], 0
     for outcome in run:
         doubtful += bool(strict and outcome.warnings)

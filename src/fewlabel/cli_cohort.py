@@ -3,6 +3,7 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,8 +14,9 @@ from fewlabel.errors import ConfigError
 
 if TYPE_CHECKING:
     from fewlabel.cluster import Place
-    from fewlabel.derivatives import Told
+    from fewlabel.derivatives import Choice, Told
     from fewlabel.engine import Compute
+    from fewlabel.model import ModelFolder
 
 
 @Parameter(name="*")
@@ -48,7 +50,8 @@ class What:
     """What to segment, and with which model.
 
     Attributes:
-        modality: Which images: the last part of their BIDS names.
+        modality: Which images: the last part of their BIDS names. Without it T1w; or, for models
+            that look at several modalities, all of a session together.
         participant_label: Only these people, with or without "sub-".
         model: A name from `fewlabel models`, or a model folder.
         threads: Of each worker; without it the cores are shared out.
@@ -57,7 +60,7 @@ class What:
         overwrite: Segment again what has been segmented before.
     """
 
-    modality: str = "T1w"
+    modality: str | None = None
     participant_label: Annotated[
         list[str] | None, Parameter(negative="", consume_multiple=True)
     ] = None
@@ -66,6 +69,15 @@ class What:
     precision: Literal["fast", "exact"] = "fast"
     max_memory: float | None = None
     overwrite: Annotated[bool, Parameter(negative="")] = False
+
+    def choice(self, model: "ModelFolder") -> "Choice":
+        """Which images of whom."""
+        from fewlabel.derivatives import Choice
+
+        known = model.card.looks_at
+        alone = (self.modality or "T1w",)
+        together = known if len(known) > 1 and self.modality is None else alone
+        return Choice(together, tuple(self.participant_label or ()))
 
     def compute(self) -> "Compute":
         """Threads and precision, checked."""
@@ -98,7 +110,7 @@ def segment_cohort(
         what: Which scans, which model.
         where: Where to compute.
     """
-    from fewlabel.derivatives import Choice, open_derivatives, plan, sort_out, write_volumes
+    from fewlabel.derivatives import open_derivatives, plan, sort_out, write_volumes
 
     place = where.place()
     if where.job_script:
@@ -111,8 +123,7 @@ def segment_cohort(
     from fewlabel.model import find_model
 
     model, compute = find_model(what.model), what.compute()
-    choice = Choice(what.modality, tuple(what.participant_label or ()))
-    jobs = plan(data, folder, choice)
+    jobs = plan(data, folder, what.choice(model))
     open_derivatives(folder, data, model, compute, overwrite=what.overwrite)
     told, left = sort_out(jobs, overwrite=what.overwrite)
     shown = _Shown(len(jobs), told)
@@ -125,6 +136,7 @@ def segment_cohort(
                 shown.tell(one)
     failed = [one for one in shown.told if one.status == "failed"]
     _write_failures(folder, data, failed)
+    _tell_left_out(path for job in jobs for path in job.left_out)
     print(f"{folder / 'volumes.tsv'}: {write_volumes(folder)} scans")
     if failed:
         print(
@@ -185,6 +197,14 @@ class _Shown:
             self._bar.console.print(f"{one.scan.name}: {one.what}", markup=False, soft_wrap=True)
         if not self._bar.console.is_terminal and _is_tenth(done, self._total):
             print(f"{done} of {self._total} scans: {sums}", flush=True)
+
+
+def _tell_left_out(paths: Iterable[Path]) -> None:
+    from fewlabel.datasets.found import and_more
+
+    names = [path.name for path in paths]
+    if names:
+        print(f"Left out, as their sessions have another of the modality: {and_more(names)}.")
 
 
 def _is_tenth(done: int, total: int) -> bool:

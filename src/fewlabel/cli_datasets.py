@@ -16,6 +16,8 @@ def dataset(
         "malc",
         "haa",
         "ukb-first",
+        "dhcp",
+        "bcp",
     ],
     download: Path,
     *,
@@ -25,6 +27,8 @@ def dataset(
 ) -> None:
     """Write the manifest of a public data set, and say what is missing in the download.
 
+    bcp is the Baby Connectome Project, laid out as BIDS; dhcp the third release.
+
     Args:
         name: Which data set.
         download: Folder in which its archives were unpacked.
@@ -33,7 +37,9 @@ def dataset(
         protocol: For neobrains12: what the numbers in its label maps stand for.
     """
     from fewlabel.cohort import write_cohort
+    from fewlabel.datasets.baby_connectome import baby_connectome
     from fewlabel.datasets.dai2019 import haa, malc, ukb_first
+    from fewlabel.datasets.dhcp import dhcp
     from fewlabel.datasets.mindboggle101 import mindboggle101
     from fewlabel.datasets.mrbrains13 import mrbrains13
     from fewlabel.datasets.neobrains12 import neobrains12
@@ -48,11 +54,12 @@ def dataset(
         "malc": malc,
         "haa": haa,
     }
+    telling = {"ukb-first": ukb_first, "dhcp": dhcp, "bcp": baby_connectome}
     odd: tuple[str, ...] = ()
     if name == "neobrains12":
         cohort = neobrains12(download, experiment, protocol)
-    elif name == "ukb-first":
-        found = ukb_first(download)
+    elif name in telling:
+        found = telling[name](download)
         cohort, odd = found.cohort, found.odd
     else:
         cohort = others[name](download)

@@ -1,11 +1,16 @@
-"""The commands that train, and export what was trained."""
+"""The commands that train and fine-tune, and export what was trained."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from fewlabel.train_run import Means
 
 
 @Parameter(name="*")
@@ -49,11 +54,59 @@ def train(
         precision: The same as --set precision=...; bf16 is faster where the hardware has it.
         hardware: What it runs on.
     """
-    from fewlabel.train.progress import asked_to_stop, shown
-    from fewlabel.train_run import Means, first_process, train_run
+    from fewlabel.train_run import first_process, train_run
 
     if precision:
         changes = [*(changes or ()), f"precision={precision}"]
+    with _carried_out(hardware, f"go on with `--resume`: {out}") as means:
+        train_run(config, out, changes=tuple(changes or ()), resume=resume, means=means)
+    if first_process():
+        print(f"Trained: {out}")
+
+
+def finetune(  # noqa: PLR0913  (each is an option of the command)
+    config: Path,
+    *,
+    out: Path,
+    strategies: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    changes: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    split: Literal["test", "val"] = "test",
+    hardware: Hardware = Hardware(),
+) -> None:
+    """Fine-tune a network in several ways under one budget, and compare them on held-out scans.
+
+    The same command again goes on where it stopped. For one way alone, `fewlabel train` does.
+
+    Args:
+        config: YAML file of the recipe finetune.
+        out: Folder for a run of each way, comparison.tsv and comparison.md.
+        strategies: Such as frozen inner-1 full, or as the paper calls them; by default that of
+            the settings.
+        every: All six: frozen, inner-1, inner-2, inner-all, full, scratch.
+        changes: A setting to change, such as steps=500; may be repeated.
+        split: Which scans of the cohort to score; those of val choose the weights.
+        hardware: What it runs on.
+    """
+    from fewlabel.recipes import read_plan
+    from fewlabel.strategies import PAPER
+    from fewlabel.tune import PAGE, tune
+
+    told = tuple(changes or ())
+    wanted = list(PAPER) if every else strategies
+    if not wanted:
+        wanted = [read_plan(config, told).resolved().get("strategy", "full")]
+    with _carried_out(hardware, "the same command goes on.") as means:
+        tune(config, out, wanted, changes=told, split=split, means=means)
+    print((out / PAGE).read_text(encoding="utf-8"), end="")
+
+
+@contextmanager
+def _carried_out(hardware: Hardware, how: str) -> Iterator["Means"]:
+    """What runs are carried out with; if they are stopped, says how to go on and exits with 130."""
+    from fewlabel.train.progress import asked_to_stop, shown
+    from fewlabel.train_run import Means
+
     with shown() as watch, asked_to_stop() as stop:
         means = Means(
             device=hardware.device,
@@ -63,15 +116,14 @@ def train(
             workers=hardware.workers,
             checkpoint_s=60 * hardware.checkpoint_minutes,
             watch=watch,
+            tell=lambda words: print(words, file=sys.stderr, flush=True),
             stop=stop,
         )
         try:
-            train_run(config, out, changes=tuple(changes or ()), resume=resume, means=means)
+            yield means
         except KeyboardInterrupt:
-            print(f"Stopped; go on with `--resume`: {out}", file=sys.stderr)
+            print(f"Stopped; {how}", file=sys.stderr)
             sys.exit(130)
-    if first_process():
-        print(f"Trained: {out}")
 
 
 def export(  # noqa: PLR0913  (each is an option of the command)

@@ -44,7 +44,7 @@ class OneModel(WorkerPlugin):  # type: ignore[misc]
         """Segment one scan."""
         with self._one_at_a_time:
             remove_drafts(job.paths)
-            outcome = segment_one(job.scan, job.paths, self._ready, overwrite=True)
+            outcome = segment_one(job.images, job.paths, self._ready, overwrite=True)
         if outcome.error is not None:
             return Told(job.scan, "failed", outcome.error.what, outcome.error.fix)
         warnings = outcome.segmentation.warnings if outcome.segmentation else ()

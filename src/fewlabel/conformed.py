@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int16
-from pydantic import Field
+from jaxtyping import Bool, Float32, Int16
+from pydantic import Field, model_validator
 
 from fewlabel import intensity
 from fewlabel.cache import Cache
@@ -34,8 +34,18 @@ class WorkingRule(Settings):
     spacing_mm: float = Field(default=1.0, ge=0.3, le=8)
     modalities: tuple[str, ...] = Field(default=("T1w",), min_length=1)
     """Channels of the network, in this order."""
+    any_modality: bool = False
+    """Whether cases may lack some of them: such a channel is zero everywhere."""
     intensity: Literal["robust_scale", "z_score", "equalize"] = "robust_scale"
     """Function of `fewlabel.intensity`."""
+
+    @model_validator(mode="after")
+    def _zero_is_dark(self) -> "WorkingRule":
+        if self.any_modality and self.intensity != "robust_scale":
+            raise ValueError(
+                "`any_modality` needs `intensity: robust_scale`, where zero is the darkest"
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +73,17 @@ class Conformed:
         """What lies beyond the scan, for each image: its darkest voxel, 0 but for z-scores."""
         return tuple(float(one[::3, ::3, ::3].min()) for one in self.image)
 
+    @cached_property
+    def there(self) -> Bool[np.ndarray, "c"]:
+        """Whether the case has each modality: one that it lacks is zero everywhere."""
+        return np.array([bool(one.any()) for one in self.image])
+
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether all of it is labeled, but for edges that may reach beyond the label map."""
+        inner = (slice(1, -1),) * 3
+        return self.classes is not None and bool((self.classes[inner] != UNLABELED).all())
+
 
 def conform_cases(cases: Sequence[Case], rule: WorkingRule, cache: Cache) -> list[Conformed]:
     """Conform cases, or find them in the cache.
@@ -78,12 +99,12 @@ def conform_case(case: Case, rule: WorkingRule, cache: Cache) -> Conformed:
     """Conform one case, or find it in the cache.
 
     Raises:
-        CohortError: If it lacks a modality, or labels without a protocol.
+        CohortError: If it lacks a modality, or all of them, or has labels without a protocol.
         FewlabelError: If a file cannot be used.
         OutputError: If the cache cannot be written to.
     """
     lacking = [name for name in rule.modalities if name not in case.scans]
-    if lacking:
+    if lacking and not (rule.any_modality and len(lacking) < len(rule.modalities)):
         raise CohortError(
             f"It has no {', '.join(lacking)}, only {', '.join(case.scans) or 'labels'}.",
             fix="leave the case out, or train on the modalities that all cases have.",
@@ -192,8 +213,8 @@ def cache_key(case: Case, rule: WorkingRule, protocol: LabelProtocol | None) -> 
     """Name of a conformed case in the cache: a hash of all that it is made from."""
     about = {
         "version": _VERSION,
-        "rule": rule.model_dump(mode="json"),
-        "scans": [_hash(case.scans[name]) for name in rule.modalities],
+        "rule": rule.model_dump(mode="json", exclude={"any_modality"}),  # makes no difference
+        "scans": [_hash(path) if path else None for path in map(case.scans.get, rule.modalities)],
         "labels": _hash(case.labels) if case.labels else None,
         "protocol": repr((protocol.labels, protocol.strays)) if protocol else None,
     }
@@ -215,15 +236,18 @@ def _hash(path: Path) -> str:
 
 
 def _make(folder: Path, case: Case, rule: WorkingRule, protocol: LabelProtocol | None) -> None:
-    scans = [read_scan(case.scans[name]) for name in rule.modalities]
-    first = scans[0]
+    scans = {name: read_scan(case.scans[name]) for name in rule.modalities if name in case.scans}
+    first = next(iter(scans.values()))  # the others are put on its voxels
     target = upright(first.grid, rule.spacing_mm)
     scale = getattr(intensity, rule.intensity)
-    image = np.stack([scale(conform(scan, target).data) for scan in scans])
+    image = np.zeros((len(rule.modalities), *target.shape), dtype=np.float32)
+    for channel, name in zip(image, rule.modalities, strict=True):
+        if name in scans:
+            channel[:] = scale(conform(scans[name], target).data)
     np.save(folder / "image.npy", image)
     np.save(folder / "affine.npy", target.affine)
     if case.labels and protocol:
-        labels = labels_of(case.labels, protocol, first)
+        labels = labels_of(case.labels, protocol, *scans.values())
         classes = labels_on(labels, target).data
         places = find_places(classes, protocol.n_classes)
         np.save(folder / "classes.npy", classes)
@@ -231,10 +255,11 @@ def _make(folder: Path, case: Case, rule: WorkingRule, protocol: LabelProtocol |
         np.save(folder / "sizes.npy", places.sizes)
 
 
-def labels_of(path: Path, protocol: LabelProtocol, scan: Scan) -> LabelMap:
-    """Read the labels of a scan; refuse those on other voxels."""
+def labels_of(path: Path, protocol: LabelProtocol, *scans: Scan) -> LabelMap:
+    """Read the labels of a session; refuse those on voxels that none of its scans has."""
     labels = read_labels(path, protocol)
-    require_same_grid(scan, labels, doing=f"training on {path.name}")
+    drawn_on = (scan for scan in scans if scan.grid.matches(labels.grid))
+    require_same_grid(next(drawn_on, scans[0]), labels, doing=f"training on {path.name}")
     return labels
 
 

@@ -10,14 +10,15 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from fewlabel.datasets.bids import images_of
+from fewlabel.datasets.bids import images_of, sessions_of
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
+from fewlabel.modalities import Images
 from fewlabel.model import ModelFolder
 from fewlabel.results import ResultPaths, is_done, require_different_names
 from fewlabel.version import VERSION
@@ -31,10 +32,24 @@ _BIDS_VERSION = "1.10.0"
 
 @dataclass(frozen=True)
 class Job:
-    """A scan and where its results go."""
+    """A scan and where its results go.
+
+    Attributes:
+        scan: Gives the results their names.
+        paths: Of the results.
+        others: Images of the same session that are looked at with it, by modality.
+        left_out: Further images of these modalities in that session.
+    """
 
     scan: Path
     paths: ResultPaths
+    others: Mapping[str, Path] = field(default_factory=dict)
+    left_out: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> Images:
+        """All that is looked at together."""
+        return Images(self.scan, others=self.others)
 
     @property
     def is_finished(self) -> bool:
@@ -43,7 +58,7 @@ class Job:
         Raises:
             OutputError: If the result is that of another scan, or someone took files away.
         """
-        return self.paths.record.exists() and is_done(self.scan, self.paths)
+        return self.paths.record.exists() and is_done(self.scan, self.paths, self.images.files())
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,12 @@ class Choice:
     """Which scans of a data set.
 
     Attributes:
-        modality: BIDS suffix of the images, such as T1w.
+        modalities: BIDS suffixes of the images, such as T1w. Of several, the first images of
+            each session are looked at together, under the name of the first modality there.
         participants: Labels with or without "sub-"; none: everybody.
     """
 
-    modality: str = "T1w"
+    modalities: tuple[str, ...] = ("T1w",)
     participants: tuple[str, ...] = ()
 
 
@@ -89,19 +105,32 @@ def plan(data: Path, out: Path, choice: Choice = Choice()) -> tuple[Job, ...]:
         OutputError: If two scans would get the same names.
     """
     people = {name.removeprefix("sub-") for name in choice.participants}
-    scans = images_of(data, choice.modality)
-    there = {_person(data, scan) for scan in scans}
-    if not scans or people - there:
-        who = ", ".join(sorted(people - there)) or "anybody"
+    jobs = [_job(data, out, found) for found in _found(data, choice.modalities)]
+    there = {_person(data, job.scan) for job in jobs}
+    if not jobs or people - there:
+        who, kinds = ", ".join(sorted(people - there)) or "anybody", choice.modalities
         raise CohortError(
-            f"{data} has no {choice.modality} image of {who}: looked for"
-            f" sub-*/**/*_{choice.modality}.nii.gz.",
+            f"{data} has no {' or '.join(kinds)} image of {who}: looked for"
+            f" {' and '.join(f'sub-*/**/*_{kind}.nii.gz' for kind in kinds)}.",
             fix="give a BIDS data set, and say with --modality which images to take.",
         )
-    chosen = [scan for scan in scans if not people or _person(data, scan) in people]
-    places = [(scan, ResultPaths.of(scan, out / scan.parent.relative_to(data))) for scan in chosen]
-    require_different_names(places)
-    return tuple(Job(scan, paths) for scan, paths in places)
+    chosen = [job for job in jobs if not people or _person(data, job.scan) in people]
+    require_different_names((job.scan, job.paths) for job in chosen)
+    return tuple(chosen)
+
+
+def _found(data: Path, modalities: Sequence[str]) -> list[dict[str, list[Path]]]:
+    """What is looked at together: every image alone, or all modalities of a session."""
+    if len(modalities) > 1:
+        return sessions_of(data, modalities)
+    return [{modalities[0]: [scan]} for scan in images_of(data, modalities[0])]
+
+
+def _job(data: Path, out: Path, found: Mapping[str, list[Path]]) -> Job:
+    scan, *others = (images[0] for images in found.values())
+    further = tuple(path for images in found.values() for path in images[1:])
+    paths = ResultPaths.of(scan, out / scan.parent.relative_to(data))
+    return Job(scan, paths, dict(zip(list(found)[1:], others, strict=True)), further)
 
 
 def sort_out(jobs: Iterable[Job], *, overwrite: bool = False) -> tuple[list[Told], list[Job]]:
@@ -170,6 +199,8 @@ def remove_drafts(paths: ResultPaths) -> None:
 def write_volumes(out: Path) -> int:
     """One table of all finished scans in a folder of derivatives; how many there are.
 
+    Models that tell the age at scan add a column `age_weeks`.
+
     Raises:
         OutputError: If it cannot be written.
     """
@@ -212,7 +243,16 @@ def _who(record: Path) -> dict[str, str]:
         "participant_id": f"sub-{parts.get('sub', '')}",
         "session_id": f"ses-{session}" if session else "n/a",
         "scan": str(found.get("scan", record.name)),
+        **_age(found.get("age")),
     }
+
+
+def _age(found: Any) -> dict[str, str]:
+    """What a record says of the age that the network told."""
+    if not isinstance(found, dict):
+        return {}
+    weeks = found.get("weeks")
+    return {"age_weeks": "n/a" if weeks is None else f"{weeks:.2f}"}
 
 
 def _description(data: Path, model: ModelFolder, compute: Compute) -> dict[str, Any]:

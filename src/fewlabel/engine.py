@@ -16,10 +16,28 @@ from fewlabel.settings import Settings, check_settings
 from fewlabel.shares import Shares
 
 Index = tuple[int, int, int]
-Run = Callable[[Float32[np.ndarray, "i j k"]], UInt8[np.ndarray, "classes i j k"] | Shares]
 
+AGE = "age_weeks"
+"""Name of the output of networks that tell the age."""
 OVERLAP = 0.25
 """Least share of a window that the next one sees again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network says of an image.
+
+    Attributes:
+        shares: The probability of each class, in steps of 1/255: 33 classes of 2.6 million
+            voxels take 87 MB instead of 346.
+        age_weeks: At the scan, if the network tells it.
+    """
+
+    shares: UInt8[np.ndarray, "classes i j k"] | Shares
+    age_weeks: float | None = None
+
+
+Run = Callable[[Float32[np.ndarray, "channels i j k"]], Answer]
 
 
 class Compute(Settings):
@@ -56,23 +74,53 @@ class Engine:
     """A network, ready to run.
 
     Attributes:
-        run: From intensities on the network's field to the probability of each class there,
-            in steps of 1/255: 33 classes of 2.6 million voxels take 87 MB instead of 346.
+        run: From intensities on the network's field to what it says of them.
         means: What it runs on, for the record, such as "OpenVINO 2026.4, bf16".
         window: Voxels that it looks at at once; None: the whole field.
+        channels: Of its images.
+        tells_age: Whether its answers have an age.
     """
 
     run: Run
     means: str
     window: Index | None = None
+    channels: int = 1
+    tells_age: bool = False
+
+
+class MeanAge:
+    """The age that windows tell on average, each counted by the labeled tissue in it.
+
+    Source:
+        richter2022, AgeU-Net. Departs from it: there all windows count alike, also those that
+        show nothing but air.
+    """
+
+    def __init__(self) -> None:
+        self._sum = self._tissue = 0.0
+
+    def add(
+        self, age_weeks: float | None, shares: UInt8[np.ndarray, "classes i j k"] | Shares
+    ) -> None:
+        """Take in a window, or some planes of one."""
+        if age_weeks is not None:
+            air = shares[0]
+            tissue = 255.0 * air.size - float(air.sum(dtype=np.int64))
+            self._sum += age_weeks * tissue
+            self._tissue += tissue
+
+    @property
+    def weeks(self) -> float | None:
+        """The mean; None if no window told an age or saw any tissue."""
+        return self._sum / self._tissue if self._tissue else None
 
 
 def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
     """An ONNX file on the CPU.
 
     Args:
-        onnx: Has the input "image" (1, 1, i, j, k) and the output "logits_<head>"
-            (1, classes, i, j, k).
+        onnx: Has the input "image" (1, channels, i, j, k), the output "logits_<head>"
+            (1, classes, i, j, k), and perhaps "age_weeks" (1,).
         head: Which output.
         shape: Voxels of the field.
         compute: Threads and precision.
@@ -85,7 +133,8 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
     core = openvino.Core()
     try:
         network = core.read_model(onnx)
-        network.reshape({"image": [1, 1, *shape]})
+        channels = channels_of(network)
+        network.reshape({"image": [1, channels, *shape]})
         logits = network.output(f"logits_{head}").get_node().input_value(0)
     except RuntimeError as problem:
         raise ModelFolderError(
@@ -93,16 +142,35 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
             f" {last_line(problem)}.",
             fix="export it again with `fewlabel export`.",
         ) from None
-    compiled = core.compile_model(with_shares(network, logits), "CPU", cpu_settings(compute))
+    ages = ages_of(network)
+    whole = with_shares(network, logits, also=ages)
+    compiled = core.compile_model(whole, "CPU", cpu_settings(compute))
     request = compiled.create_infer_request()
 
-    def run(image: Float32[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "classes i j k"]:
-        request.infer([np.ascontiguousarray(image)[None, None]], share_inputs=True)
+    def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
+        request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
         shares: np.ndarray = request.get_output_tensor(0).data[0].copy()
-        return shares
+        return Answer(shares, age_in(request) if ages else None)
 
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return Engine(run, f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}")
+    means = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
+    return Engine(run, means, channels=channels, tells_age=bool(ages))
+
+
+def channels_of(network: Any) -> int:
+    """Channels of the images that a network of OpenVINO looks at."""
+    return int(network.input("image").get_partial_shape()[1].get_length())
+
+
+def ages_of(network: Any) -> list[Any]:
+    """What the age of a network of OpenVINO comes from; empty if it tells none."""
+    told = [output for output in network.outputs if AGE in output.get_names()]
+    return [output.get_node().input_value(0) for output in told]
+
+
+def age_in(request: Any) -> float:
+    """The age in weeks that a request has found, as the output after the first."""
+    return float(request.get_output_tensor(1).data.ravel()[0])
 
 
 def cpu_settings(compute: Compute) -> dict[str, Any]:
@@ -127,26 +195,30 @@ def in_windows(run: Run, window: Index) -> Run:
     """
     weights = tile_weights(window)
 
-    def whole(image: Float32[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "classes i j k"]:
-        starts = (tile_starts(*pair, OVERLAP) for pair in zip(image.shape, window, strict=True))
+    def whole(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
+        field = image.shape[1:]
+        starts = (tile_starts(*pair, OVERLAP) for pair in zip(field, window, strict=True))
         tiles = [
             tuple(slice(first, first + n) for first, n in zip(start, window, strict=True))
             for start in product(*starts)
         ]
-        total = np.zeros(image.shape, dtype=np.float32)
+        total = np.zeros(field, dtype=np.float32)
         for tile in tiles:
             total[tile] += weights
         shares: np.ndarray | None = None
+        ages = MeanAge()
         for tile in tiles:
-            seen = run(image[tile])
+            answer = run(image[:, *tile])
+            seen = answer.shares
+            ages.add(answer.age_weeks, seen)
             if shares is None:
-                shares = np.zeros((len(seen), *image.shape), dtype=np.uint8)
+                shares = np.zeros((len(seen), *field), dtype=np.uint8)
             counts = weights / total[tile]
             for mean, share in zip(shares, seen, strict=True):
                 if share.any():
                     _add(mean[tile], share, counts)
         assert shares is not None
-        return shares
+        return Answer(shares, ages.weeks)
 
     return whole
 
@@ -162,13 +234,16 @@ def _add(
     mean += part
 
 
-def with_shares(network: Any, logits: Any, inputs: Sequence[Any] | None = None) -> Any:
+def with_shares(
+    network: Any, logits: Any, inputs: Sequence[Any] | None = None, also: Sequence[Any] = ()
+) -> Any:
     """The network up to `logits`, then probabilities from 0 to 255: in the graph, as it is fast.
 
     Args:
         network: Of OpenVINO.
         logits: An output within it.
         inputs: Other parameters than those of the network.
+        also: Further outputs to give, as they are.
     """
     import openvino
     from openvino import opset13 as op
@@ -176,7 +251,7 @@ def with_shares(network: Any, logits: Any, inputs: Sequence[Any] | None = None) 
     scaled = op.multiply(op.softmax(logits, 1), op.constant(np.float32(255)))
     shares = op.convert(op.round(scaled, "half_to_even"), "u8")
     inputs = inputs or network.get_parameters()
-    return openvino.Model([op.result(shares)], inputs, "shares")
+    return openvino.Model([op.result(one) for one in (shares, *also)], inputs, "shares")
 
 
 def last_line(problem: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from fewlabel.engine import Compute, cpu_settings, with_shares
+from fewlabel.engine import Compute, age_in, ages_of, channels_of, cpu_settings, with_shares
 from fewlabel.shares import Index
 
 _SPREAD = 1.5
@@ -25,13 +25,14 @@ class Parts:
     """A network in two parts.
 
     Attributes:
-        body: From an image of the window's size to features.
+        body: From an image of the window's size to features, and to the age in weeks if the
+            network tells it.
         head: From features of any voxels to the probability of each class.
         n_classes: Of the head.
         means: What they run on.
     """
 
-    body: Callable[[Float32[np.ndarray, "i j k"]], Features]
+    body: Callable[[Float32[np.ndarray, "channels i j k"]], tuple[Features, float | None]]
     head: Callable[[Shaped[np.ndarray, "c voxels"]], UInt8[np.ndarray, "classes voxels"]]
     n_classes: int
     means: str
@@ -44,6 +45,16 @@ class Cut:
     network: Any
     layer: str
     output: str
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        return channels_of(self.network)
+
+    @property
+    def tells_age(self) -> bool:
+        """Whether it has an age among its outputs."""
+        return bool(ages_of(self.network))
 
     def logits(self, network: Any) -> Any:
         """The last layer's output in this network or a copy of it."""
@@ -89,20 +100,22 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     kind = np.float32 if compute.precision == "exact" else np.float16
     settings = cpu_settings(compute)
     body = cut.network.clone()
-    body.reshape({"image": [1, 1, *window]})
+    body.reshape({"image": [1, cut.channels, *window]})
     features = _layer(body, cut.layer).input_value(0)
-    last = op.result(op.convert(features, np.dtype(kind).name.replace("float", "f")))
+    ages = ages_of(body)
+    last = op.convert(features, np.dtype(kind).name.replace("float", "f"))
+    ends = [op.result(one) for one in (last, *ages)]
     compiled = core.compile_model(
-        openvino.Model([last], body.get_parameters(), "body"), "CPU", settings
+        openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
     )
     head, n_classes, voxels = _head(cut, kind)
     request = compiled.create_infer_request()
     per_voxel = core.compile_model(head, "CPU", settings).create_infer_request()
 
-    def run_body(image: Float32[np.ndarray, "i j k"]) -> Features:
-        request.infer([np.ascontiguousarray(image)[None, None]], share_inputs=True)
+    def run_body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
+        request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
         found: np.ndarray = request.get_output_tensor(0).data[0]
-        return found if alone else found.copy()
+        return found if alone else found.copy(), age_in(request) if ages else None
 
     def run_head(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
         shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
@@ -153,7 +166,7 @@ def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> tuple[float, f
 
     side = 2 * multiple
     network = cut.network.clone()
-    network.reshape({"image": [1, 1, side, side, side]})
+    network.reshape({"image": [1, cut.channels, side, side, side]})
     features = _layer(network, cut.layer).input_value(0)
     body = openvino.Model([op.result(features)], network.get_parameters(), "body")
     each = 4 if compute.precision == "exact" else 2

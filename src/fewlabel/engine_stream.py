@@ -7,6 +7,7 @@ grow with the number of classes, and answers are those of the whole network.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fewlabel.conform import GridRule
-from fewlabel.engine import OVERLAP, Compute, Engine, cpu_engine, in_windows
+from fewlabel.engine import OVERLAP, Answer, Compute, Engine, MeanAge, cpu_engine, in_windows
 from fewlabel.engine_parts import Features, Parts, bytes_per_voxel, compiled_parts, split
 from fewlabel.errors import ConfigError
 from fewlabel.patches import tile_starts, tile_weights
@@ -49,23 +50,32 @@ def stream_engine(onnx: Path, head: str, rule: GridRule, compute: Compute) -> En
         engine = cpu_engine(onnx, head, rule.seen, compute)
         if rule.seen == rule.field:
             return engine
-        return Engine(in_windows(engine.run, rule.seen), engine.means, rule.seen)
+        return replace(engine, run=in_windows(engine.run, rule.seen), window=rule.seen)
     limit = math.inf if compute.max_memory_gb is None else compute.max_memory_gb * 1e9
     window = _fitting(rule, bytes_per_voxel(found, compute, rule.multiple), limit)
     parts = compiled_parts(core, found, window, compute, alone=window == rule.field)
     kept = limit * _SHARES_PART
 
-    def run(image: Float32[np.ndarray, "i j k"]) -> Shares:
-        shares = Shares(parts.n_classes, index(image.shape), kept)
-        for first, slab in slabs(image, window, parts):
+    def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
+        shares, ages = Shares(parts.n_classes, index(image.shape[1:]), kept), MeanAge()
+        for first, slab in slabs(image, window, parts, ages):
             shares.add(first, slab)
-        return shares
+        return Answer(shares, ages.weeks)
 
-    return Engine(run, parts.means, window)
+    return Engine(run, parts.means, window, found.channels, found.tells_age)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """What the body says of a window, and where the window begins."""
+
+    start: Index
+    features: Features
+    age_weeks: float | None
 
 
 def slabs(
-    image: Float32[np.ndarray, "i j k"], window: Index, parts: Parts
+    image: Float32[np.ndarray, "channels i j k"], window: Index, parts: Parts, ages: MeanAge
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "classes n j k"]]]:
     """Probabilities of a few planes at a time, from the first to the last.
 
@@ -75,41 +85,45 @@ def slabs(
         image: What the network looks at.
         window: Voxels that it sees at once; no larger than the image.
         parts: The network.
+        ages: Takes in the age that each window tells.
     """
-    starts = [tile_starts(*pair, OVERLAP) for pair in zip(image.shape, window, strict=True)]
-    plane = 5 * parts.n_classes * image.shape[1] * image.shape[2]  # a sum and its outcome
+    shape = index(image.shape[1:])
+    starts = [tile_starts(*pair, OVERLAP) for pair in zip(shape, window, strict=True)]
+    plane = 5 * parts.n_classes * shape[1] * shape[2]  # a sum and its outcome
     thick = max(1, int(_AT_ONCE_BYTES / plane))
-    alive: list[tuple[Index, Features]] = []
-    for first, after in zip(starts[0], [*starts[0][1:], image.shape[0]], strict=True):
-        alive = [tile for tile in alive if tile[0][0] + window[0] > first]
+    alive: list[_Tile] = []
+    for first, after in zip(starts[0], [*starts[0][1:], shape[0]], strict=True):
+        alive = [tile for tile in alive if tile.start[0] + window[0] > first]
         for j, k in product(*starts[1:]):
-            seen = image[first : first + window[0], j : j + window[1], k : k + window[2]]
-            alive.append(((first, j, k), parts.body(seen)))
+            seen = image[:, first : first + window[0], j : j + window[1], k : k + window[2]]
+            alive.append(_Tile((first, j, k), *parts.body(seen)))
         for begin in range(first, after, thick):
             end = min(begin + thick, after)
-            yield begin, _blended((begin, end), image.shape, window, alive, parts)
+            yield begin, _blended((begin, end), shape, window, alive, parts, ages)
 
 
 def _blended(
     planes: tuple[int, int],
-    shape: tuple[int, ...],
+    shape: Index,
     window: Index,
-    tiles: list[tuple[Index, Features]],
+    tiles: list[_Tile],
     parts: Parts,
+    ages: MeanAge,
 ) -> UInt8[np.ndarray, "classes n j k"]:
     """Weighted means of what all windows say of some planes."""
     begin, end = planes
     _, size_j, size_k = shape
     if len(tiles) == 1:
-        return _probabilities(tiles[0], planes, parts)
+        return _probabilities(tiles[0], planes, parts, ages)
     weights = tile_weights(window)
     sums = np.zeros((parts.n_classes, end - begin, size_j, size_k), dtype=np.float32)
     total = np.zeros(sums.shape[1:], dtype=np.float32)
-    for start, features in tiles:
+    for tile in tiles:
+        start = tile.start
         low, high = max(begin, start[0]), min(end, start[0] + window[0])
         if low >= high:
             continue
-        seen = _probabilities((start, features), (low, high), parts)
+        seen = _probabilities(tile, (low, high), parts, ages)
         here = (
             slice(low - begin, high - begin),
             slice(start[1], start[1] + window[1]),
@@ -125,12 +139,13 @@ def _blended(
 
 
 def _probabilities(
-    tile: tuple[Index, Features], planes: tuple[int, int], parts: Parts
+    tile: _Tile, planes: tuple[int, int], parts: Parts, ages: MeanAge
 ) -> UInt8[np.ndarray, "classes n j k"]:
-    start, features = tile
-    part = features[:, planes[0] - start[0] : planes[1] - start[0]]
-    found = parts.head(part.reshape(len(part), -1))
-    return found.reshape(len(found), *part.shape[1:])
+    first = tile.start[0]
+    part = tile.features[:, planes[0] - first : planes[1] - first]
+    found = parts.head(part.reshape(len(part), -1)).reshape(-1, *part.shape[1:])
+    ages.add(tile.age_weeks, found)
+    return found
 
 
 def _fitting(rule: GridRule, each: tuple[float, float], limit: float) -> Index:

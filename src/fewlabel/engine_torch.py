@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from safetensors.torch import load_file
 
-from fewlabel.engine import Compute, Engine
+from fewlabel.engine import AGE, Answer, Compute, Engine
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.nets.unet import UNet
 
@@ -48,11 +48,14 @@ def torch_engine(
     half = compute.precision == "fast"
 
     @torch.inference_mode()
-    def run(image: Float32[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "classes i j k"]:
-        batch = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(compute.device)
+    def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
         with torch.autocast(compute.device, torch.bfloat16, enabled=half):
-            logits = network(batch)[head]
-        shares: np.ndarray = (logits[0].float().softmax(0) * 255).round().byte().cpu().numpy()
-        return shares
+            found = network(batch)
+        logits = found[head][0].float()
+        shares: np.ndarray = (logits.softmax(0) * 255).round().byte().cpu().numpy()
+        return Answer(shares, float(found[AGE][0]) if AGE in found else None)
 
-    return Engine(run, f"torch {torch.__version__}, {'bf16' if half else 'f32'}")
+    means = f"torch {torch.__version__}, {'bf16' if half else 'f32'}"
+    channels = int(settings.get("in_channels", 1))
+    return Engine(run, means, channels=channels, tells_age=bool(settings.get("age")))

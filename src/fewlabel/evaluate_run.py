@@ -10,9 +10,10 @@ from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, ConfigError, FewlabelError, ModelFolderError
 from fewlabel.evaluate import score_pair
 from fewlabel.export import card_of, plan_of, write_export
-from fewlabel.io import read_labels, read_scan
+from fewlabel.io import read_labels
 from fewlabel.labels import LabelProtocol
 from fewlabel.metrics import MEASURES, require_metrics
+from fewlabel.modalities import Images, read_images
 from fewlabel.recipes import Plan
 from fewlabel.run_folder import COHORT
 from fewlabel.scores import Score, ScoreTable
@@ -47,8 +48,7 @@ def evaluate_run(
 
     Raises:
         CohortError: If the run has no labeled scans in that split.
-        ConfigError: If `run` is no run folder or not at its end, the network looks at several
-            scans at once, or there is no such metric.
+        ConfigError: If `run` is no run folder or not at its end, or there is no such metric.
     """
     require_metrics(metrics)
     plan = plan_of(run)
@@ -62,7 +62,7 @@ def evaluate_run(
         for case in cases:
             try:
                 rows += _score(case, segmenter, metrics, score_in).rows
-            except (ConfigError, ModelFolderError):
+            except ModelFolderError:
                 raise
             except FewlabelError as refusal:
                 unscored[case.id] = refusal.what
@@ -74,7 +74,6 @@ def held_out_cases(run: Path, split: Part) -> list[Case]:
 
     Raises:
         CohortError: If there are none.
-        ConfigError: If a network looks at several scans of them at once.
     """
     if not (run / COHORT).is_file():
         raise CohortError(
@@ -91,13 +90,6 @@ def held_out_cases(run: Path, split: Part) -> list[Case]:
             f"The run {run} has no labeled scans in {split!r}; its cohort has {there}.",
             fix="score the scans it was validated on with `--split val`, which chose its weights,"
             " or others: `fewlabel evaluate PRED TRUTH`.",
-        )
-    several = next((case for case in cases if len(case.scans) > 1), None)
-    if several:
-        raise ConfigError(
-            f"The network of {run} looks at {' and '.join(several.scans)} together, and"
-            " `segment` gives it one scan.",
-            fix="train on one modality.",
         )
     return cases
 
@@ -127,6 +119,12 @@ def _score(
     truth = read_labels(case.labels, drawn)
     if case.looked_for is not None:
         truth = truth.to(drawn.restrict(case.looked_for))
-    (scan,) = case.scans.values()
-    found = segmenter(read_scan(scan)).labels
+    card = segmenter.model.card
+    order = {name: number for number, name in enumerate(card.looks_at)}
+    (first, scan), *others = sorted(
+        case.scans.items(), key=lambda one: order.get(one[0], len(order))
+    )
+    scans = read_images(Images(scan, first, dict(others)), card)
+    drawn_on = [name for name, scan in scans.items() if scan.grid.matches(truth.grid)]
+    found = segmenter({name: scans[name] for name in (*drawn_on, *scans)}).labels
     return score_pair(found, truth, case=case.id, metrics=metrics, score_in=score_in)

@@ -40,11 +40,19 @@ class HeldOut:
         self.examples = [example for example in examples if example.contracts]
         self.heads, self.patch, self.work = heads, patch, work
         self._taken: dict[str, Counter[tuple[str, str]]] = {}
+        self._ages: dict[str, list[float]] = {}
 
     def score(self, networks: Networks) -> dict[str, float]:
-        """Mean Dice over structures and scans: "score", and for each head if there are more."""
+        """How the network does.
+
+        Returns:
+            Mean Dice over structures and scans: "score", and for each head if there are more;
+            "age error weeks", the mean absolute error over scans of known age, if the network
+            tells the age. That of a scan is the mean over patches, as in richter2022.
+        """
         net = cast("UNet", networks["net"])
         self._taken = {name: Counter() for name in self.heads}
+        self._ages = {}
         rows = [
             (example.scan.case.id, name, structure, value)
             for example in self.examples
@@ -60,7 +68,15 @@ class HeldOut:
             for head in dict.fromkeys(name for _, name, _, _ in rows)
         }
         score = float(np.mean([value for _, _, _, value in rows])) if rows else 0.0
-        return {"score": score} | (means if len(means) > 1 else {})
+        return {"score": score} | (means if len(means) > 1 else {}) | self._age_error()
+
+    def _age_error(self) -> dict[str, float]:
+        errors = [
+            abs(float(np.mean(self._ages[case.id])) - case.age_weeks)
+            for case in (example.scan.case for example in self.examples)
+            if case.age_weeks is not None and self._ages.get(case.id)
+        ]
+        return {"age error weeks": float(np.mean(errors))} if errors else {}
 
     def _write_confusion(self) -> None:
         table = (
@@ -72,12 +88,15 @@ class HeldOut:
         write_text(self.work.run / CONFUSION, text)
 
     def _dice(self, net: UNet, example: Example, name: str) -> Iterator[tuple[str, float]]:
-        head = self.heads[name]
+        head, ages = self.heads[name], self._ages.setdefault(example.scan.case.id, [])
 
         def predict(part: Float32[np.ndarray, "c i j k"]) -> Float32[np.ndarray, "n i j k"]:
             image = torch.from_numpy(part)[None].to(self.work.device)
             with torch.no_grad():
-                logits: Tensor = net.decoders[name](net.encoder(image))[0]
+                features = net.encoder(image)
+                logits: Tensor = net.decoders[name](features)[0]
+                if net.age is not None:
+                    ages.append(float(net.age(features[-1])))
             shares: np.ndarray = logits[0].float().cpu().numpy()
             return shares
 

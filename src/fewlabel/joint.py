@@ -6,15 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewlabel import cohort as cohorts
-from fewlabel.cohort import Case, Cohort
+from fewlabel.cohort import Cohort
 from fewlabel.errors import ConfigError, OutputError
 from fewlabel.losses import dice_and_cross_entropy
 from fewlabel.nets.unet import UNet
 from fewlabel.partial import STAGE, PartialConfig
-from fewlabel.splits import require_no_leak
 from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.stage import Batch, Losses
+from fewlabel.warm_start import cases_of_run
 
 
 def missing_source(start: str, *, here: bool, there: bool, data: bool) -> str:
@@ -141,18 +140,4 @@ def source_cases(config: PartialConfig | None, pretrained: Path | None, run: Pat
     """The scans that stage 1 learns or has learned from, as far as they are known."""
     if config is not None and config.data is not None:
         return config.data.load(run / STAGE)
-    if pretrained is None:
-        return Cohort(())
-    folder = pretrained if pretrained.is_dir() else pretrained.parent.parent
-    manifest = folder / "cohort.tsv"
-    return cohorts.read_cohort(manifest) if manifest.is_file() else Cohort(())
-
-
-def require_new_people(source: Cohort, target: Cohort) -> None:
-    """Refuse to score people whom stage 1 has seen.
-
-    Raises:
-        CohortError: Naming them.
-    """
-    held_out: dict[str, tuple[Case, ...]] = {s: target.part(s) for s in ("val", "test")}
-    require_no_leak({"pre-training": source.part("train")} | held_out)
+    return Cohort(()) if pretrained is None else cases_of_run(pretrained)

@@ -100,7 +100,12 @@ def dice_and_cross_entropy(logits: Logits, classes: Classes, merge: Merge | None
 
 
 def supervise(
-    levels: Sequence[Tensor], classes: Classes, merge: Merge | None, loss: Loss
+    levels: Sequence[Tensor],
+    classes: Classes,
+    merge: Merge | None,
+    loss: Loss,
+    *,
+    upsampled: bool = False,
 ) -> Float[Tensor, "..."]:
     """A loss at several resolutions, each counting half as much as the finer one.
 
@@ -112,18 +117,21 @@ def supervise(
         classes: Labels at the finest resolution; -1 where nobody has looked.
         merge: As in `cross_entropy`.
         loss: Of one resolution; or several losses, in one tensor.
+        upsampled: Judge coarse logits by every label they cover, as the published code does,
+            where the paper brings labels to each resolution. The finest costs its price each time.
 
     Returns:
         The weighted mean.
 
     Source:
-        richter2022, deep supervision.
+        richter2022, eq. 3. Departs from it: weights add up to 1.
     """
     total = classes.new_zeros((), dtype=torch.float32)
     for number, logits in enumerate(levels):
         step = 2**number
-        near = classes[:, ::step, ::step, ::step]
-        total = total + 0.5**number * loss(logits, near, merge)
+        near = classes if upsampled else classes[:, ::step, ::step, ::step]
+        spread = F.interpolate(logits, classes.shape[1:]) if upsampled else logits
+        total = total + 0.5**number * loss(spread, near, merge)
     return total / sum(0.5**number for number in range(len(levels)))
 
 

@@ -15,71 +15,30 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from fewlabel.conform import GridRule
+from fewlabel.card import AgeCard, Measured, ModelCard, PredictedAge
 from fewlabel.errors import ModelFolderError, OutputError
-from fewlabel.labels import LabelProtocol
-from fewlabel.settings import Settings
-from fewlabel.slices import SliceRule
+
+__all__ = [
+    "AgeCard",
+    "Measured",
+    "ModelCard",
+    "ModelFolder",
+    "PredictedAge",
+    "find_model",
+    "list_models",
+    "models_folder",
+    "read_model",
+    "write_model",
+]
 
 CARD, ONNX, WEIGHTS, QUALITY = "model.json", "model.onnx", "weights.safetensors", "quality.json"
 REGISTRATION = "registration.safetensors"
 DEFAULT = "adult-aseg32"
 FORMAT = 1
-
-
-class Measured(Settings):
-    """One result of a model, and on what."""
-
-    data: str
-    """Which scans, such as "malc, 17 adults"."""
-    metric: str
-    value: float
-    unit: str = ""
-
-
-class ModelCard(Settings):
-    """What `model.json` says."""
-
-    format: Literal[1] = 1
-    """Layout of the folder."""
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    version: str
-    description: str
-    """What it segments, in one sentence."""
-    input: str
-    """Scans that it is meant for."""
-    license: str
-    heads: dict[str, LabelProtocol] = Field(min_length=1)
-    """Protocol of each output of the network; the first is the one that `segment` gives."""
-    grid: GridRule | SliceRule
-    """A field of cubic voxels, or three-slice images along one axis or several."""
-    intensity: Literal["robust_scale", "z_score", "equalize"]
-    """Function of `fewlabel.intensity` that is applied to the field; slices come equalized."""
-    space: Literal["native", "mni-rigid"] = "native"
-    """Whether scans are looked at where they lie, or placed as in MNI space first."""
-    network: dict[str, Any] | None = None
-    """Settings of `nets.unet.UNet`, without heads, if there are weights for torch."""
-    registration: dict[str, Any] | None = None
-    """Settings of `nets.register.RegistrationNet`, if such a network is in the folder."""
-    provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
-    """How it was trained: recipe, data, seed, steps, commit."""
-    measured: tuple[Measured, ...] = ()
-    sha256: dict[str, str] = Field(default_factory=dict)
-    """Hash of each other file of the folder; `write_model` fills it in."""
-
-    @property
-    def head(self) -> str:
-        """The output that `segment` gives."""
-        return next(iter(self.heads))
-
-    @property
-    def protocol(self) -> LabelProtocol:
-        """What the classes of that output mean."""
-        return self.heads[self.head]
 
 
 @dataclass(frozen=True)
@@ -116,7 +75,8 @@ class ModelFolder:
         lines = [
             f"{card.name} {card.version}: {card.description}",
             f"  structures  {len(card.protocol.labels)} ({card.protocol.name})",
-            f"  input       {card.input}; works at {card.grid.describe()}",
+            f"  input       {card.describe_input()}; works at {card.grid.describe()}",
+            *([f"  age         {card.age.describe()}"] if card.age else []),
             f"  size        {self.size_mb:.1f} MB; license {card.license}",
             f"  folder      {self.folder}",
             *(

@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from jaxtyping import Float, Float32, Int8
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from fewlabel.engine import AGE
+
 Bits = Literal[8, 16]
 
 _SMALLEST_PACKED = 16  # weights; fewer are not worth a node that casts them
@@ -20,19 +22,19 @@ _SMALLEST_IN_8 = 4096
 
 
 class InOrder(nn.Module):
-    """A network whose outputs are a tuple, in the order of its heads."""
+    """A network whose outputs are a tuple, in the order of its heads; the age comes last."""
 
-    def __init__(self, network: nn.Module, heads: tuple[str, ...]) -> None:
+    def __init__(self, network: nn.Module, heads: tuple[str, ...], *, age: bool = False) -> None:
         super().__init__()
-        self.network, self.heads = network, heads
+        self.network, self.outputs = network, (*heads, AGE) if age else heads
 
     def forward(self, image: Float[Tensor, "b c *voxels"]) -> tuple[Tensor, ...]:
-        """Logits of each head."""
+        """Logits of each head, and ages in weeks, shape (b,), if they are told."""
         found = self.network(image)
         if isinstance(found, Tensor):
             return (found,)
         if isinstance(found, Mapping):
-            return tuple(found[head] for head in self.heads)
+            return tuple(found[name] for name in self.outputs)
         return tuple(found)
 
 
@@ -42,6 +44,8 @@ def to_onnx(
     multiple: int,
     channels: int = 1,
     dimensions: Literal[2, 3] = 3,
+    *,
+    age: bool = False,
 ) -> bytes:
     """A network as an ONNX file: input "image", outputs "logits_<head>", any size.
 
@@ -51,6 +55,7 @@ def to_onnx(
         multiple: What sizes must be divisible by.
         channels: Of the image.
         dimensions: 2 for networks of slices.
+        age: It tells the age: one more output, "age_weeks".
     """
     names = [f"logits_{head}" for head in heads]
     axes = dict(zip(range(2, 2 + dimensions), ("i", "j", "k"), strict=False))
@@ -61,11 +66,11 @@ def to_onnx(
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            InOrder(network, heads).eval(),
+            InOrder(network, heads, age=age).eval(),
             (example,),
             path,
             input_names=["image"],
-            output_names=names,
+            output_names=[*names, AGE] if age else names,
             dynamic_axes=dict.fromkeys(("image", *names), axes),
             opset_version=17,
             dynamo=False,
@@ -115,6 +120,37 @@ def pack(content: bytes, bits: Bits = 16) -> bytes:
     onnx.checker.check_model(model)
     stored: bytes = model.SerializeToString()
     return stored
+
+
+def differences(
+    content: bytes, exact: InOrder, rounded: InOrder, images: Iterable[Float[Tensor, "..."]]
+) -> tuple[float, float]:
+    """How far apart the outputs of three versions of a network are at most.
+
+    Args:
+        content: The ONNX file, made from `rounded`.
+        exact: The network.
+        rounded: The network with its weights as they are stored.
+        images: What to look at.
+
+    Returns:
+        Largest difference of ONNX and `rounded`, and of `rounded` and `exact`.
+    """
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    by_onnx = by_rounding = 0.0
+    for image in images:
+        found = compiled([image.numpy()])
+        with torch.inference_mode():
+            before, after = exact(image), rounded(image)
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            by_onnx = max(by_onnx, float(np.abs(found[number] - other.numpy()).max()))
+            by_rounding = max(by_rounding, float((one - other).abs().max()))
+    return by_onnx, by_rounding
 
 
 def _in_8(values: np.ndarray, bits: Bits) -> bool:

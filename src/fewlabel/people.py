@@ -3,39 +3,97 @@
 import csv
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-_PERSON = re.compile(r"sub-[A-Za-z0-9]+")
+WEEKS_PER_YEAR = 365.25 / 7
+WEEKS_COLUMNS = ("age_weeks", "scan_age", "postmenstrual_age_weeks", "gestational_age_weeks")
+"""Columns that give an age in weeks; the first that is filled in counts."""
+_PERSON = re.compile(r"^sub-[A-Za-z0-9]+")
+_SESSION = re.compile(r"(?<![A-Za-z0-9])ses-[A-Za-z0-9]+")
 _LEVELS = 5
 _OLDEST_YEARS = 130.0
+_SURE_YEARS = 2.0
+"""From here on it hardly matters whether weeks are counted from birth or from conception."""
+
+Row = Mapping[str, str | None]
 
 
-def age_years(scan: Path) -> float | None:
-    """The age that the nearest `participants.tsv` above a scan gives, or None.
+@dataclass(frozen=True)
+class Age:
+    """How old a person was when scanned.
 
-    BIDS gives ages in years; numbers that cannot be years are not taken for an age.
+    Attributes:
+        years: Since birth, or since conception for newborns; None: unknown.
+        weeks: As the study counts them; None: unknown.
+    """
+
+    years: float | None = None
+    weeks: float | None = None
+
+
+UNKNOWN = Age()
+
+
+def age_of(scan: Path) -> Age:
+    """The age that the tables above a scan give: `*_sessions.tsv`, then `participants.tsv`.
+
+    BIDS gives ages in years, as `age`; studies of newborns give weeks, in one of
+    `WEEKS_COLUMNS`. Numbers that cannot be ages are not taken for any. Years below two are not
+    made weeks, as nothing says whether they count from birth or from conception.
 
     Args:
-        scan: Its name, or a folder above it, says who it is: sub-01.
+        scan: Its name, or a folder above it, says who it is: sub-01, and perhaps ses-2.
     """
     path = scan.absolute()
-    names = [_PERSON.match(part) for part in reversed(path.parts)]
-    person = next((found.group() for found in names if found), None)
+    person, session = _named(path, _PERSON), _named(path, _SESSION)
     if person is None:
-        return None
-    for folder in list(path.parents)[:_LEVELS]:
-        table = folder / "participants.tsv"
-        if table.is_file():
-            return _age_in(table, person)
+        return UNKNOWN
+    folders = list(path.parents)[:_LEVELS]
+    rows: list[Row] = []
+    if session is not None:
+        rows += _rows(folders, f"{person}_sessions.tsv", "session_id", session)
+    rows += _rows(folders, "participants.tsv", "participant_id", person)
+    weeks = _first(rows, WEEKS_COLUMNS, _OLDEST_YEARS * WEEKS_PER_YEAR)
+    years = _first(rows, ("age",), _OLDEST_YEARS)
+    if weeks is None and years is not None and years >= _SURE_YEARS:
+        weeks = years * WEEKS_PER_YEAR
+    if years is None and weeks is not None:
+        years = weeks / WEEKS_PER_YEAR
+    return Age(years, weeks)
+
+
+def _named(path: Path, pattern: re.Pattern[str]) -> str | None:
+    """What a pattern finds in a file's name or the nearest folder's."""
+    found = (pattern.search(part) for part in reversed(path.parts))
+    return next((one.group() for one in found if one), None)
+
+
+def _rows(folders: list[Path], table: str, column: str, wanted: str) -> list[Row]:
+    """The lines about somebody in the nearest table of a name; none if it cannot be read."""
+    prefix = wanted.partition("-")[0] + "-"
+    for folder in folders:
+        if not (folder / table).is_file():
+            continue
+        try:
+            lines = (folder / table).read_text(encoding="utf-8-sig").splitlines()
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+        except (OSError, ValueError, csv.Error):
+            return []
+        bare = wanted.removeprefix(prefix)
+        return [row for row in rows if (row.get(column) or "").removeprefix(prefix) == bare]
+    return []
+
+
+def _first(rows: list[Row], columns: tuple[str, ...], most: float) -> float | None:
+    """The first usable number in some columns, table by table."""
+    for row in rows:
+        for column in columns:
+            try:
+                age = float(row.get(column) or "")
+            except ValueError:
+                continue
+            if math.isfinite(age) and 0 <= age <= most:
+                return age
     return None
-
-
-def _age_in(table: Path, person: str) -> float | None:
-    try:
-        lines = table.read_text(encoding="utf-8").splitlines()
-        rows = list(csv.DictReader(lines, delimiter="\t"))
-        ages = [float(row["age"]) for row in rows if row.get("participant_id") == person]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a table that says no age
-    usable = [age for age in ages if math.isfinite(age) and 0 <= age <= _OLDEST_YEARS]
-    return usable[0] if usable else None

@@ -1,7 +1,7 @@
 """A scan goes in, its segmentation comes out, in memory or as files."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from fewlabel.engine import Compute, compute_of
 from fewlabel.errors import FewlabelError, ModelFolderError, OutputError, ScanError
-from fewlabel.io import read_scan, write_bytes
+from fewlabel.io import write_bytes
+from fewlabel.modalities import Images, as_files, read_images, sorted_in
 from fewlabel.model import ModelFolder, find_model
-from fewlabel.people import age_years
+from fewlabel.people import age_of
 from fewlabel.picture import picture
 from fewlabel.results import (
     ResultPaths,
@@ -57,6 +58,7 @@ class Outcome:
         lines = [
             f"{self.scan.name}: {found} of {len(volumes) - 1} structures, brain"
             f" {volumes[TOTAL_BRAIN] / 1000:.0f} cm3, {sum(record['seconds'].values()):.1f} s",
+            *([f"  age at scan: {age.as_text()}"] if (age := self.segmentation.age) else []),
             *(f"  Warning: {warning}" for warning in self.segmentation.warnings),
             *(f"  {path}" for path in self.paths.all()),
         ]
@@ -80,6 +82,8 @@ class Outcome:
 def segment(  # noqa: PLR0913  (the front door: what the command offers, by the same names)
     scan: Scan | Path | str,
     *,
+    others: Mapping[str, Scan | Path | str] | None = None,
+    modality: str | None = None,
     model: ModelFolder | Path | str | None = None,
     out: Path | str | None = None,
     threads: int | None = None,
@@ -92,6 +96,9 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
 
     Args:
         scan: A file, a folder with one DICOM series, or a scan in memory.
+        others: Images of the same head in the same space, by modality, for models that look at
+            several: {"T1w": "sub-01_T1w.nii.gz"}. The result lies on the grid of `scan`.
+        modality: Of `scan`, such as "T2w", for such models; None: the end of its name says it.
         model: A name that `list_models` gives, a model folder, or None for the default.
         out: Folder for the five result files; None: keep the result in memory.
         threads: CPU threads; None: one per core.
@@ -101,28 +108,28 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         overwrite: Replace an existing result.
 
     Raises:
-        ConfigError: If `threads`, `device` or `precision` is out of range.
-        ScanError: If the scan cannot be read.
+        ConfigError: If `threads`, `device` or `precision` is out of range, or the model looks at
+            other modalities.
+        ScanError: If the scan cannot be read, or another image shows nothing of it.
         ModelFolderError: If there is no such model.
         OutputError: If the result exists already or cannot be written.
     """
     found = model if isinstance(model, ModelFolder) else find_model(model)
     compute = compute_of(threads, device, precision, max_memory_gb)
-    if isinstance(scan, Scan):
-        if out is not None:
-            raise OutputError(
-                "A scan in memory has no file name that its results could be named after.",
-                fix="give the file of the scan, or leave out `out`.",
-            )
-        return Segmenter(found, compute)(scan)
+    named = {name: _scan_or_path(other) for name, other in (others or {}).items()}
+    images = Images(_scan_or_path(scan), modality, named)
     if out is None:
+        sorted_in(images, found.card)
         segmenter, watch = Segmenter(found, compute), Watch()
         with watch.stage("read"):
-            volume = read_scan(Path(scan))
-        return segmenter(volume, watch)
-    (outcome,) = segment_files(
-        [Path(scan)], found, out=Path(out), compute=compute, overwrite=overwrite
-    )
+            volumes = read_images(images, found.card)
+        return segmenter(volumes, watch)
+    if any(isinstance(image, Scan) for image in (images.scan, *named.values())):
+        raise OutputError(
+            "A scan in memory has no file name that its results could be named after.",
+            fix="give the file of the scan, or leave out `out`.",
+        )
+    (outcome,) = segment_files([images], found, out=Path(out), compute=compute, overwrite=overwrite)
     if outcome.error is not None:
         raise outcome.error
     if outcome.segmentation is None:
@@ -134,7 +141,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
 
 
 def segment_files(
-    scans: Iterable[Path],
+    scans: Iterable[Path | Images],
     model: ModelFolder,
     *,
     out: Path | None = None,
@@ -144,7 +151,7 @@ def segment_files(
     """Segment scans one after another; one that fails does not stop the others.
 
     Args:
-        scans: Files, or folders with one DICOM series each.
+        scans: Files, folders with one DICOM series each, or several files of a head each.
         model: What to run.
         out: Folder for all results; None: each next to its scan.
         compute: What to run it on.
@@ -156,25 +163,26 @@ def segment_files(
     Raises:
         OutputError: If two scans would get the same file names; before anything is done.
     """
-    places = [(scan, ResultPaths.of(scan, out or scan.absolute().parent)) for scan in scans]
-    require_different_names(places)
+    heads = [scan if isinstance(scan, Images) else Images(scan) for scan in scans]
+    places = [ResultPaths.of(head.file, out or head.file.absolute().parent) for head in heads]
+    require_different_names((head.file, paths) for head, paths in zip(heads, places, strict=True))
     opened: list[Segmenter] = []
 
     def ready() -> Segmenter:
         opened[:] = opened or [Segmenter(model, compute or Compute())]
         return opened[0]
 
-    for scan, paths in places:
-        yield segment_one(scan, paths, ready, overwrite=overwrite)
+    for head, paths in zip(heads, places, strict=True):
+        yield segment_one(head, paths, ready, overwrite=overwrite)
 
 
 def segment_one(
-    scan: Path, paths: ResultPaths, ready: Callable[[], Segmenter], *, overwrite: bool = False
+    images: Images, paths: ResultPaths, ready: Callable[[], Segmenter], *, overwrite: bool = False
 ) -> Outcome:
-    """Segment one file to where its results shall lie; what it refuses is in the outcome.
+    """Segment one head to where its results shall lie; what it refuses is in the outcome.
 
     Args:
-        scan: A file, or a folder with one DICOM series.
+        images: A file, or a folder with one DICOM series; and others for some models.
         paths: Of its results.
         ready: Gives what segments; not called if the result is there.
         overwrite: Replace an existing result.
@@ -182,11 +190,12 @@ def segment_one(
     Raises:
         ModelFolderError: If the model cannot be run, which other scans would not change.
     """
+    scan = images.file
     try:
-        if not overwrite and is_done(scan, paths):
+        if not overwrite and is_done(scan, paths, images.files()):
             return Outcome(scan, "kept", paths)
         require_writable(paths.labels.parent)
-        return Outcome(scan, "segmented", paths, _segment_file(scan, paths, ready()))
+        return Outcome(scan, "segmented", paths, _segment_files(images, paths, ready()))
     except ModelFolderError:
         raise
     except FewlabelError as refusal:
@@ -239,18 +248,23 @@ def run_demo(out: Path, model: str | None = None) -> Outcome:
     return outcome
 
 
-def _segment_file(scan: Path, paths: ResultPaths, segmenter: Segmenter) -> Segmentation:
-    watch = Watch()
+def _scan_or_path(given: Scan | Path | str) -> Scan | Path:
+    return given if isinstance(given, Scan) else Path(given)
+
+
+def _segment_files(images: Images, paths: ResultPaths, segmenter: Segmenter) -> Segmentation:
+    watch, scan, card = Watch(), images.file, segmenter.model.card
     with watch.stage("read"):
-        volume = read_scan(scan)
-    result = segmenter(volume, watch, age_years(scan))
-    card = segmenter.model.card
+        volumes = read_images(images, card)
+    result = segmenter(volumes, watch, age_of(scan))
     name = scan.absolute().name
     with watch.stage("picture"):
-        about = f"{card.name} {card.version}"
-        drawn = picture(volume, result.labels, title=name, lines=[about, *result.warnings])
+        about, shown = f"{card.name} {card.version}", next(iter(volumes.values()))
+        drawn = picture(shown, result.labels, title=name, lines=[about, *result.warnings])
     result.record["scan"] = name
     result.record["source"] = Path(relpath(scan, paths.record.parent)).as_posix()
+    if len(card.looks_at) > 1:
+        result.record["images"] = as_files(images, card, paths.record.parent)
     with watch.stage("write"):
         write_results(
             paths,

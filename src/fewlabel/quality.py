@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fewlabel import quality_rules as rules
+from fewlabel.circumstances import Circumstances, unlike_checked, unlike_trained
 from fewlabel.norms import Norms
-from fewlabel.quality_rules import Circumstances, Finding
+from fewlabel.quality_rules import Finding
 from fewlabel.traits import Traits
 from fewlabel.volume import LabelMap
 
@@ -79,6 +80,7 @@ def judge(
         says = "No brain was found in this scan."
         return Quality((Finding("no brain", 0.0, 1.0, says),), {}, norms.scans if norms else None)
     findings = [*rules.cut(labels), *rules.sides(traits)]
+    findings += unlike_trained(about) if about else ()
     expected = {}
     if norms is not None:
         expected = _expected(traits, norms)
@@ -86,7 +88,7 @@ def judge(
             *rules.structures(traits, norms),
             *rules.whole(traits, norms),
             *rules.image(traits, norms),
-            *(rules.circumstances(norms, about) if about else ()),
+            *(unlike_checked(norms, about) if about else ()),
             *_doubt(expected, norms),
         ]
     noise = traits.noise if math.isfinite(traits.noise) else None

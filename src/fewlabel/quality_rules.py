@@ -14,8 +14,6 @@ from fewlabel.volume import LabelMap
 
 _CUT_MM2 = 1000.0
 _TURNED_DEGREES = 30.0
-_COARSER = 3.0
-_OLDER_YEARS = 10.0
 _NEARLY_EMPTY = 0.1
 _SIZE_NAMES = ("wide", "long", "high")
 
@@ -37,19 +35,6 @@ class Finding:
     limit: float
     says: str
     structures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What is known of a scan besides its voxels.
-
-    Attributes:
-        spacing_mm: Of its own voxels.
-        age_years: Of the person, if known.
-    """
-
-    spacing_mm: tuple[float, float, float]
-    age_years: float | None = None
 
 
 def cut(labels: LabelMap) -> Iterator[Finding]:
@@ -254,27 +239,6 @@ def image(traits: Traits, norms: Norms) -> Iterator[Finding]:
             f" {norms.noise:.2f} at most)."
         )
         yield Finding("noise", traits.noise, norms.noise, says)
-
-
-def circumstances(norms: Norms, about: Circumstances) -> Iterator[Finding]:
-    """Voxels or people unlike those that the model was checked on."""
-    largest = max(about.spacing_mm)
-    if largest > _COARSER * norms.spacing_mm:
-        says = (
-            f"Voxels of {largest:.3g} mm are much larger than in the scans this model was checked"
-            f" on ({norms.spacing_mm:.3g} mm): the expected Dice does not hold."
-        )
-        yield Finding("resolution", largest, _COARSER * norms.spacing_mm, says)
-    if about.age_years is None or norms.ages_years is None:
-        return
-    low, high = norms.ages_years[0] - _OLDER_YEARS, norms.ages_years[1] + _OLDER_YEARS
-    if not low <= about.age_years <= high:
-        limit = low if about.age_years < low else high
-        says = (
-            f"The person is {about.age_years:.3g} years old; this model was checked on people of"
-            f" {norms.ages_years[0]:.3g} to {norms.ages_years[1]:.3g}."
-        )
-        yield Finding("age", about.age_years, limit, says)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ sub-01_dseg.json     how it came about; written last, so that it marks a whole r
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,23 +79,32 @@ def require_different_names(scans: Iterable[tuple[Path, ResultPaths]]) -> None:
         taken[place] = scan
 
 
-def is_done(scan: Path, paths: ResultPaths) -> bool:
+def is_done(scan: Path, paths: ResultPaths, images: Collection[str] = ()) -> bool:
     """Whether a whole result of this scan is there already.
 
+    Args:
+        scan: The file that results are named after.
+        paths: Of the results.
+        images: Names of all files that are looked at, if there are several.
+
     Raises:
-        OutputError: If other files have those names: of another scan, or not of fewlabel.
+        OutputError: If other files have those names: of another scan, of this one with others
+            or without them, or not of fewlabel.
     """
     there = [path for path in paths.all() if path.exists()]
     if not there:
         return False
     try:
         record = json.loads(paths.record.read_text(encoding="utf-8"))
-        source = record["scan"] if record["fewlabel"] and len(there) == 5 else None
-    except (OSError, ValueError, KeyError, TypeError):
-        source = None
-    if source == scan.absolute().name:
+        source = str(record["scan"]) if record["fewlabel"] and len(there) == 5 else ""
+        seen = {Path(path).name for path in record.get("images", {}).values()} or {source}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        source, seen = "", set()
+    name = scan.absolute().name
+    if source == name and seen == (set(images) or {name}):
         return True
-    owner = f"the result of {source}" if source else "not a whole result of fewlabel"
+    of = " and ".join(sorted(seen))
+    owner = f"the result of {of}" if source else "not a whole result of fewlabel"
     raise OutputError(
         f"{there[0]} exists and is {owner}; it was left alone.",
         fix="choose another folder with --out, or replace it with --overwrite.",

@@ -1,7 +1,7 @@
 """From a scan in memory to its structures: conform, run, restore."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,19 +14,20 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fewlabel import intensity
+from fewlabel.circumstances import Circumstances
 from fewlabel.conform import GridRule, conform, restore
-from fewlabel.engine import Compute, Engine, in_windows
+from fewlabel.engine import Compute, Engine
 from fewlabel.engine_slices import SliceEngine, look_at_slices
-from fewlabel.engine_stream import stream_engine
-from fewlabel.errors import ModelFolderError
+from fewlabel.engines import open_engine
 from fewlabel.field import first_look, look_again, main_body
 from fewlabel.grid import Grid
 from fewlabel.metrics import volumes_mm3
 from fewlabel.mni import onto_mni
-from fewlabel.model import ModelCard, ModelFolder
+from fewlabel.modalities import Images, require_enough, sorted_in
+from fewlabel.model import ModelCard, ModelFolder, PredictedAge
 from fewlabel.norms import AROUND_BRAIN, read_norms
+from fewlabel.people import UNKNOWN, Age
 from fewlabel.quality import Quality, judge
-from fewlabel.quality_rules import Circumstances
 from fewlabel.results import ResultPaths
 from fewlabel.shares import Shares
 from fewlabel.slices import SliceRule, prepare
@@ -47,6 +48,7 @@ class Segmentation:
         volumes_mm3: By structure, and "Total-Brain": all of them but the CSF around it.
         record: How it came about: model, settings, seconds per stage, warnings.
         traits: What was measured on it without a truth.
+        age: At the scan, if the model tells it and a brain was found.
         paths: Its files, if it was written.
     """
 
@@ -54,6 +56,7 @@ class Segmentation:
     volumes_mm3: dict[str, float]
     record: dict[str, Any]
     traits: Traits
+    age: PredictedAge | None = None
     paths: ResultPaths | None = None
 
     @property
@@ -62,7 +65,7 @@ class Segmentation:
         return tuple(self.record["warnings"])
 
     def _repr_html_(self) -> str:
-        """Warnings and a table of structures, as notebooks show them."""
+        """Warnings, the age if it is told, and a table of structures, as notebooks show them."""
         expected = self.record["quality"]["expected_dice"]
         rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{mm3 / 1000:.2f}</td><td>{_interval(expected, name)}"
@@ -71,7 +74,8 @@ class Segmentation:
         )
         warnings = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings)
         head = "<tr><th>structure</th><th>cm³</th><th>expected Dice (90 %)</th></tr>"
-        return f"<ul>{warnings}</ul><table>{head}{rows}</table>"
+        age = f"<p>age at scan: {self.age.as_text()}</p>" if self.age else ""
+        return f"<ul>{warnings}</ul>{age}<table>{head}{rows}</table>"
 
 
 def _interval(expected: dict[str, dict[str, float]], name: str) -> str:
@@ -94,51 +98,71 @@ class Segmenter:
         self.norms = None if model.quality is None else read_norms(model.quality)
         # Starting the network takes half a second, in which the first scan can be read.
         background = ThreadPoolExecutor(1)
-        self._engine = background.submit(_open_engine, model, compute)
+        self._engine = background.submit(open_engine, model, compute)
         background.submit(import_module, "scipy.ndimage")  # 0.2 s, for `main_body`
         background.shutdown(wait=False)
 
     def __call__(
-        self, scan: Scan, watch: "Watch | None" = None, age_years: float | None = None
+        self,
+        scan: Scan | Mapping[str, Scan],
+        watch: "Watch | None" = None,
+        known: Age = UNKNOWN,
     ) -> Segmentation:
         """Segment a scan in memory.
 
         Args:
-            scan: Any orientation.
+            scan: Any orientation. For models of several modalities: images of one head in one
+                space, by modality; the result lies on the grid of the first.
             watch: Takes the time of each stage.
-            age_years: Of the person, if known: models are made for certain ages.
+            known: Age of the person, as far as it is known: models are made for certain ages.
 
         Raises:
+            ConfigError: If a modality is lacking, or not one of the model's.
             ModelFolderError: If the model's network cannot be run.
         """
-        watch = watch or Watch()
-        card = self.model.card
-        with watch.stage("start"):
-            engine = self._engine.result()
-        placed = scan
-        if card.space == "mni-rigid":
-            with watch.stage("register"):
-                placed = onto_mni(scan)
-        if isinstance(engine, SliceEngine):
-            seen = _in_slices(placed, self.model.card, engine, watch)
-        else:
-            seen = _in_fields(placed, self.model.card, engine, watch)
+        card, watch = self.model.card, watch or Watch()
+        scans = _by_modality(scan, card)
+        native = _first(scans)
+        seen, placed = self.look(scans, watch)
         with watch.stage("restore"):
-            labels = restore(seen.shares, seen.field, placed.grid, card.protocol)
-            labels = replace(labels, grid=scan.grid)
+            labels = restore(seen.shares, seen.field, placed, card.protocol)
+            labels = replace(labels, grid=native.grid)
             volumes = _volumes(labels)
+        age = _age(card, seen) if any(volumes.values()) else None
         with watch.stage("quality"):
             traits = measure_traits(seen.shares, seen.field, card.protocol, seen.image)
-            about = Circumstances(scan.grid.spacing_mm, age_years)
+            told = age.weeks if age else None
+            about = Circumstances(native.grid.spacing_mm, known, told, card.age)
             quality = judge(labels, traits, self.norms, about)
+        engine = self._engine.result()
         record = self._record(engine.means, seen, watch, quality)
         if isinstance(engine, Engine) and engine.window is not None:
             record["window"] = engine.window
-        record["warnings"] = [*scan.notes, *(finding.says for finding in quality.findings)]
-        return Segmentation(labels, volumes, record, traits)
+        if card.age is not None:
+            record["age"] = card.age.record(age, known.weeks)
+        record["warnings"] = [*_notes(scans), *(finding.says for finding in quality.findings)]
+        return Segmentation(labels, volumes, record, traits, age)
+
+    def look(
+        self, scan: Scan | Mapping[str, Scan], watch: "Watch | None" = None
+    ) -> "tuple[Seen, Grid]":
+        """What the network sees of a scan, and the scan's grid where it was placed for that.
+
+        Takes and raises what a segmentation does.
+        """
+        card, watch = self.model.card, watch or Watch()
+        placed = _by_modality(scan, card)
+        with watch.stage("start"):
+            engine = self._engine.result()
+        if card.space == "mni-rigid":
+            with watch.stage("register"):
+                placed = _in_mni(placed)
+        if isinstance(engine, SliceEngine):
+            return _in_slices(placed, card, engine, watch), _first(placed).grid
+        return _in_fields(placed, card, engine, watch), _first(placed).grid
 
     def _record(
-        self, engine: str, seen: "_Seen", watch: "Watch", quality: Quality
+        self, engine: str, seen: "Seen", watch: "Watch", quality: Quality
     ) -> dict[str, Any]:
         card = self.model.card
         return {
@@ -162,42 +186,90 @@ class Segmenter:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """Probabilities of each class, where they lie, how often the network had to look, at what."""
+class Seen:
+    """Probabilities of each class, where they lie, how often the network had to look, at what.
+
+    The image is that of the first modality that is there; the age is in weeks, if it is told.
+    """
 
     shares: UInt8[np.ndarray, "classes i j k"] | Shares
     field: Grid
     looks: int
     image: Float32[np.ndarray, "i j k"] | None = None
+    age_weeks: float | None = None
 
 
-def _in_fields(scan: Scan, card: ModelCard, engine: Engine, watch: "Watch") -> _Seen:
+Scans = Mapping[str, Scan]
+
+
+def _by_modality(scan: Scan | Scans, card: ModelCard) -> Scans:
+    if isinstance(scan, Scan):
+        (name,) = sorted_in(Images(scan), card)
+        return {name: scan}
+    require_enough(scan, card)
+    return scan
+
+
+def _first(scans: Scans) -> Scan:
+    return next(iter(scans.values()))
+
+
+def _notes(scans: Scans) -> list[str]:
+    """What was odd in the files; of which modality, if there are several."""
+    if len(scans) == 1:
+        return list(_first(scans).notes)
+    return [f"{name}: {note}" for name, scan in scans.items() for note in scan.notes]
+
+
+def _in_mni(scans: Scans) -> Scans:
+    """All scans placed as in MNI space; the others lie where the first does."""
+    (name, first), *others = scans.items()
+    placed = onto_mni(first)
+    move = placed.grid.affine @ np.linalg.inv(first.grid.affine)
+    return {name: placed} | {
+        other: replace(scan, grid=Grid(scan.grid.shape, move @ scan.grid.affine))
+        for other, scan in others
+    }
+
+
+def _in_fields(scans: Scans, card: ModelCard, engine: Engine, watch: "Watch") -> Seen:
     """Look at a field of cubic voxels, and again if the brain turns out to lie elsewhere."""
     assert isinstance(card.grid, GridRule)
-    scale = getattr(intensity, card.intensity)
-    field, looks = first_look(scan, card.grid), 0
+    first = _first(scans)
+    there = [number for number, name in enumerate(card.modalities) if name in scans]
+    field, looks = first_look(first, card.grid), 0
     while True:
         looks += 1
         with watch.stage("conform"):
-            image = scale(conform(scan, field).data)
+            image = _image(scans, card, field)
         with watch.stage("network"):
-            shares = engine.run(image)
+            answer = engine.run(image)
         with watch.stage("restore"):
-            shares = main_body(shares)
-            better = look_again(shares[0] < 128, field, scan.grid)
+            shares = main_body(answer.shares)
+            better = look_again(shares[0] < 128, field, first.grid)
         if better is None or looks == _MOST_LOOKS:
-            return _Seen(shares, field, looks, image)
+            return Seen(shares, field, looks, image[there[0]], answer.age_weeks)
         field = better
 
 
-def _in_slices(scan: Scan, card: ModelCard, engine: SliceEngine, watch: "Watch") -> _Seen:
+def _image(scans: Scans, card: ModelCard, field: Grid) -> Float32[np.ndarray, "channels i j k"]:
+    """What the network sees in a field; channels of modalities that are not there are zero."""
+    scale = getattr(intensity, card.intensity)
+    image = np.zeros((len(card.modalities), *field.shape), dtype=np.float32)
+    for channel, name in zip(image, card.modalities, strict=True):
+        if name in scans:
+            channel[:] = scale(conform(scans[name], field).data)
+    return image
+
+
+def _in_slices(scans: Scans, card: ModelCard, engine: SliceEngine, watch: "Watch") -> Seen:
     """Look at three-slice images of the part of the scan that is not empty."""
     assert isinstance(card.grid, SliceRule)
     with watch.stage("conform"):
-        volumes, field = prepare({card.grid.modalities[0]: scan}, card.grid)
+        volumes, field = prepare(scans, card.grid)
     with watch.stage("network"):
         shares = look_at_slices(engine, volumes, card.grid, field)
-    return _Seen(shares, field, 1)
+    return Seen(shares, field, 1)
 
 
 class Watch:
@@ -215,48 +287,14 @@ class Watch:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
 
-def _open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
-    card = model.card
-    if isinstance(card.grid, SliceRule):
-        return _open_slice_engine(model, card.grid, compute)
-    if compute.device == "cpu":
-        return stream_engine(model.onnx, card.head, card.grid, compute)
-    engine, window = _open_torch_engine(model, compute), card.grid.seen
-    if window == card.grid.field:
-        return engine
-    return Engine(in_windows(engine.run, window), engine.means, window)
-
-
-def _open_torch_engine(model: ModelFolder, compute: Compute) -> Engine:
-    card = model.card
-    if model.weights is None or card.network is None:
-        raise ModelFolderError(
-            f"The model {card.name} has no weights for torch, which a GPU needs.",
-            fix="use --device cpu, or export the model with its weights.",
-        )
-    from fewlabel.engine_torch import torch_engine
-
-    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
-    return torch_engine(model.weights, card.network, heads, card.head, compute)
-
-
-def _open_slice_engine(model: ModelFolder, rule: SliceRule, compute: Compute) -> SliceEngine:
-    if len(rule.modalities) > 1:
-        raise ModelFolderError(
-            f"The model {model.card.name} looks at {' and '.join(rule.modalities)} together, and"
-            " gets one scan here.",
-            fix="use a model of one modality.",
-        )
-    if compute.device != "cpu":
-        raise ModelFolderError(
-            f"The model {model.card.name} looks at slices, which is done on the CPU only.",
-            fix="use --device cpu.",
-        )
-    return SliceEngine(model.onnx, model.card.head, compute)
-
-
 def _volumes(labels: LabelMap) -> dict[str, float]:
     volumes = dict(volumes_mm3(labels))
     inside = (mm3 for name, mm3 in volumes.items() if name.lower() not in AROUND_BRAIN)
     volumes[TOTAL_BRAIN] = sum(inside)
     return volumes
+
+
+def _age(card: ModelCard, seen: Seen) -> PredictedAge | None:
+    if card.age is None or seen.age_weeks is None:
+        return None
+    return PredictedAge(seen.age_weeks, card.age.error_weeks)

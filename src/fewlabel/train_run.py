@@ -32,6 +32,7 @@ class Means:
         checkpoint_s: Seconds between two checkpoints.
         checkpoint_every: Steps between two checkpoints besides; None: by time only.
         watch: Told of progress now and then, in the first process.
+        tell: Takes what people should know before training begins, in the first process.
         stop: Asked after each step; if it says yes, the run ends there with a checkpoint.
     """
 
@@ -43,6 +44,7 @@ class Means:
     checkpoint_s: float = 300.0
     checkpoint_every: int | None = None
     watch: Callable[[Progress], None] = lambda _: None
+    tell: Callable[[str], None] = lambda _: None
     stop: Callable[[], bool] = lambda: False
 
 
@@ -94,7 +96,8 @@ def _carry_out(plan: Plan, out: Path, means: Means, device: str) -> Networks:
         device = together.device
     if device == "cpu":
         keep_memory()
-    work = Workplace(out, means.cache or default_cache(), device)
+    tell = means.tell if ranks.rank == 0 else lambda _: None
+    work = Workplace(out, means.cache or default_cache(), device, tell)
     picture = Picture(out)
 
     def watch(progress: Progress) -> None:

@@ -166,7 +166,9 @@ def test_its_labels_come_on_the_grid_of_the_scan(exported):
     turned = np.ascontiguousarray(scan.data.transpose(2, 0, 1)[::-1, :, ::2])
     native = Grid(turned.shape, _turned_affine(scan.grid))
 
-    found = Segmenter(exported.model, Compute(threads=1))(Scan(turned, native))
+    modality = exported.model.card.modalities[0]
+
+    found = Segmenter(exported.model, Compute(threads=1))({modality: Scan(turned, native)})
 
     assert found.labels.grid.matches(native)
     assert found.labels.protocol == exported.model.card.protocol

@@ -6,9 +6,13 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import torch
+import yaml
 
 from fewlabel.cohort import write_cohort
 from fewlabel.datasets.choice import DataConfig
+from fewlabel.nets.unet import UNet
+from fewlabel.train.checkpoint import save_weights
 
 PHANTOMS = {"cases": 4, "spacing_mm": 5.0, "validation": 1, "test": 1}
 
@@ -93,11 +97,52 @@ def mo_net(folder: Path) -> dict[str, Any]:
     }
 
 
+def neonatal(folder: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Phantoms without T2w, aged 20 years and more."""
+    return {
+        "data": {"phantom": PHANTOMS},
+        "protocols": ["phantom8"],
+        "working": {"spacing_mm": 8.0},
+        "patches": {"size": [16, 16, 16], "batch": 1},
+        "augment": {"margin_voxels": 2, "synthetic": 0.2},
+        "channels": [4, 8, 8],
+        "depths": 2,
+        "field_mm": [168.0, 200.0, 168.0],
+        "steps": 40,
+        "validate_every": 20,
+        "optimizer": {"kind": "adamw", "learning_rate": 0.02, "ema": 0.9},
+    }
+
+
+def finetune(folder: Path) -> dict[str, Any]:
+    """A run of a network that was told two structures, on other people and as good as untrained."""
+    partial = folder / "partial2.tsv"
+    partial.write_text("index\tname\n1\tVentricle\n2\tBrain-Stem\n")
+    run = folder / "source"
+    torch.manual_seed(0)
+    net = UNet({"partial2": 3}, channels=(4, 8, 8), depths=2)
+    save_weights(run / "train" / "final.safetensors", {"net": net.state_dict()})
+    told = {"recipe": "supervised", "protocols": [str(partial)], "working": {"spacing_mm": 8.0}}
+    (run / "settings.yaml").write_text(yaml.safe_dump(told))
+    return {
+        "source": str(run),
+        "strategy": "shallow",
+        "data": {"phantom": PHANTOMS},
+        "protocols": ["phantom8"],
+        "patches": {"size": [16, 16, 16], "batch": 1},
+        "steps": 40,
+        "validate_every": 20,
+        "optimizer": {"kind": "adamw", "learning_rate": 0.02},
+    }
+
+
 TOYS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "supervised": supervised,
     "synthetic": synthetic,
     "slice-fcn": slice_fcn,
     "deep-atlas": deep_atlas,
     "mo-net": mo_net,
+    "neonatal": neonatal,
+    "finetune": finetune,
 }
 """Settings of each recipe, without its name, from a folder to put data in."""

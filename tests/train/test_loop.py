@@ -119,6 +119,18 @@ def test_the_best_validated_weights_win_and_patience_ends_the_stage(net, tmp_pat
     assert found == [(1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8)]
 
 
+def test_a_stage_without_steps_is_validated_once_and_kept(net, tmp_path):
+    with torch.no_grad():
+        net.weight.fill_(3)
+    stage = stage_of(net, steps=0, validate=lambda nets: {"score": nets["net"].weight.item()})
+
+    train([stage], Run(tmp_path))
+    train([stage], Run(tmp_path))
+
+    assert History(tmp_path / "history.csv").rows() == [("only", 0, "validation score", 3.0)]
+    assert load_weights(tmp_path / "only" / "final.safetensors")["net"]["weight"].item() == 3
+
+
 def test_validation_sees_networks_at_rest_and_leaves_them_as_they_were(tmp_path):
     net = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5))
     modes = []

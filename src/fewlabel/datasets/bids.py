@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,22 @@ def images_of(folder: Path, suffix: str) -> list[Path]:
         suffix: How their names end, such as T1w.
     """
     return [file.path for file in _volumes(folder, "sub-*") if file.suffix == suffix]
+
+
+def sessions_of(folder: Path, suffixes: Sequence[str]) -> list[dict[str, list[Path]]]:
+    """The images of some kinds in a BIDS data set, by kind, of each session that has any.
+
+    Args:
+        folder: The data set.
+        suffixes: How their names end, such as T1w; kinds come in this order.
+    """
+    sessions: dict[Session, dict[str, list[Path]]] = defaultdict(dict)
+    found = list(_volumes(folder, "sub-*"))
+    for suffix in suffixes:
+        for file in found:
+            if file.suffix == suffix:
+                sessions[file.session].setdefault(suffix, []).append(file.path)
+    return [sessions[session] for session in sorted(sessions)]
 
 
 def _volumes(folder: Path, pattern: str) -> Iterator[_File]:

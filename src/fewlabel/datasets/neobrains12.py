@@ -2,7 +2,8 @@
 
 The training archive unpacks to `trainingDataNeoBrainS12/<set>/<example>/` with `T1_*.nii.gz`,
 `T2_*.nii.gz` and `manualSegm.nii.gz`; test images have no labels. The sets are 40wAxial,
-30wCoronal and 40wCoronal.
+30wCoronal and 40wCoronal, by postmenstrual age. Whether infants are in two sets is not said, so
+each image is taken for a person.
 
 Source: Isgum et al. 2015, doi 10.1016/j.media.2014.11.001; neobrains12.isi.uu.nl.
 """
@@ -82,5 +83,6 @@ def _cases(download: Path, name: str, protocol: str, problems: list[str]) -> lis
         labels = folder / _LABELS
         case = f"{name}-{folder.parent.parent.name[:4]}-{folder.name}"
         labeled = labels if labels.is_file() else None
-        cases.append(Case(case, case, case, scans, labeled, protocol if labeled else ""))
+        drawn_in, age_weeks = protocol if labeled else "", float(name[:2])  # the set's name
+        cases.append(Case(case, case, case, scans, labeled, drawn_in, age_weeks=age_weeks))
     return cases

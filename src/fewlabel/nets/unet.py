@@ -1,6 +1,7 @@
 """A 3D U-Net with one encoder and any number of decoders."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import (
@@ -10,6 +11,11 @@ from monai.networks.blocks.dynunet_block import (
     UnetUpBlock,
 )
 from torch import Tensor, nn
+
+from fewlabel.nets.age import AgeHead
+
+AGE = "age_weeks"
+"""Key of the age among the outputs, beside the names of heads."""
 
 _NORM = ("INSTANCE", {"affine": True})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
@@ -80,6 +86,7 @@ class UNet(nn.Module):
         channels: Feature maps per level, finest first.
         residual: Residual instead of plain blocks.
         depths: Resolutions with logits while training; see `deep`.
+        age: Whether it tells the age at scan too.
 
     Source:
         Two convolutions a level, strided, instance norm, LeakyReLU 0.01 as in dai2019 (section
@@ -94,19 +101,28 @@ class UNet(nn.Module):
         channels: Sequence[int] = (16, 32, 64, 128, 160),
         residual: bool = False,
         depths: int = 1,
+        age: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(in_channels, channels, residual=residual)
         self.decoders = nn.ModuleDict(
             {name: Decoder(channels, n, depths=depths) for name, n in heads.items()}
         )
+        self.age = AgeHead(channels[-1]) if age else None
         self.stride = 2 ** (len(channels) - 1)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
-        """Logits at full resolution per head, shape (b, classes, i, j, k)."""
-        return {name: logits[0] for name, logits in self.deep(x).items()}
+        """Logits at full resolution per head, shape (b, classes, i, j, k).
 
-    def deep(self, x: Float[Tensor, "b c i j k"]) -> dict[str, list[Tensor]]:
-        """Logits of every supervised resolution per head, finest first."""
+        A network that tells the age adds "age_weeks", shape (b,).
+        """
+        found = self.deep(x)
+        return {name: value if name == AGE else value[0] for name, value in found.items()}
+
+    def deep(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Any]:
+        """Logits of every supervised resolution per head, finest first; and "age_weeks"."""
         features = self.encoder(x)
-        return {name: decoder(features) for name, decoder in self.decoders.items()}
+        found: dict[str, Any] = {name: head(features) for name, head in self.decoders.items()}
+        if self.age is not None:
+            found[AGE] = self.age(features[-1])
+        return found

@@ -20,6 +20,8 @@ RECIPES: dict[str, str] = {
     "slice-fcn": "fewlabel.recipes.slice_fcn",
     "deep-atlas": "fewlabel.recipes.deep_atlas",
     "mo-net": "fewlabel.recipes.mo_net",
+    "neonatal": "fewlabel.recipes.neonatal",
+    "finetune": "fewlabel.recipes.finetune",
 }
 """Name in YAML files to module; a module is imported when its name is asked for."""
 

@@ -148,7 +148,6 @@ def exports(config: Config, networks: Networks) -> Export:
     protocol, registrar = load_protocol(config.protocol), None
     if config.ablation != "segmentation":
         registrar = Registrar(networks["register"], _register_shape(config))
-    modality = config.working.modalities[0]
     return Export(
         network=networks["segment"],
         heads={protocol.name: protocol},
@@ -156,9 +155,10 @@ def exports(config: Config, networks: Networks) -> Export:
             spacing_mm=config.working.spacing_mm, multiple=config.multiple, field_mm=config.field_mm
         ),
         intensity=config.working.intensity,
+        modalities=config.working.modalities[:1],
         settings={"in_channels": 1, "channels": list(config.segment_channels)},
         description=f"{protocol.name} learned with DeepAtlas ({config.ablation}).",
-        input=f"{modality} scans like those it was trained on.",
+        input=f"{config.working.modalities[0]} scans like those it was trained on.",
         registrar=registrar,
     )
 

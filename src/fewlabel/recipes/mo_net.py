@@ -33,7 +33,6 @@ from fewlabel.joint import (
     load_start,
     loss_weights,
     missing_source,
-    require_new_people,
     source_cases,
     start_from,
 )
@@ -44,6 +43,7 @@ from fewlabel.partial import STAGE, PartialConfig, PartialImages, painter_of
 from fewlabel.settings import Settings
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
+from fewlabel.warm_start import require_new_people
 
 _ELASTIC = AugmentConfig(flip=0, move=1, rotation_deg=0, scaling=0, chance=0)
 
@@ -179,6 +179,8 @@ def exports(config: Config, networks: Networks) -> Export:
         intensity=config.working.intensity,
         space=config.space,
         channels=len(config.working.modalities),
+        modalities=config.working.modalities,
+        any_modality=config.working.any_modality,
         settings=_shape(config),
         description=f"{' and '.join(heads)}, by dai2019 ({config.start}).",
         input=f"{modalities} scans like those it was trained on.",

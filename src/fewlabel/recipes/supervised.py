@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from fewlabel.augment import AugmentConfig
 from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
@@ -28,16 +26,14 @@ from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
-from fewlabel.errors import ConfigError
 from fewlabel.held_out import HeldOut
-from fewlabel.joint import require_new_people, source_cases
 from fewlabel.labels import LabelProtocol, load_protocol
-from fewlabel.losses import dice_and_cross_entropy, supervise
 from fewlabel.nets.unet import UNet
+from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
-from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
+from fewlabel.warm_start import start_from_run
 
 STAGE = "train"
 
@@ -93,11 +89,11 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     torch.manual_seed(seed)
     net = UNet({name: head.n_classes for name, head in heads.items()}, **_shape(config))
     if config.start is not None:
-        require_new_people(source_cases(None, config.start, work.run), everybody)
-        _start_from(net, config.start / STAGE / "final.safetensors")
+        start_from_run(net, config.start, STAGE, everybody)
+    objective = ObjectiveConfig(dice_weight=config.dice_weight)
 
     def loss(networks: Networks, batch: Batch) -> Losses:
-        return loss_of(cast("UNet", networks["net"]), batch, config.dice_weight)
+        return losses_of(cast("UNet", networks["net"]), batch, objective)
 
     held_out = HeldOut(val, heads, config.patches.size, work)
     yield Stage(
@@ -132,6 +128,8 @@ def exports(config: Config, networks: Networks) -> Export:
         ),
         intensity=config.working.intensity,
         channels=len(config.working.modalities),
+        modalities=config.working.modalities,
+        any_modality=config.working.any_modality,
         settings=_shape(config),
         description=" ".join((about, *config.data.allowed_leaks())),
         input=f"{modalities} scans like those it was trained on.",
@@ -146,30 +144,6 @@ def heads_of(config: Config) -> dict[str, LabelProtocol]:
     """
     protocols = (load_protocol(name) for name in config.protocols)
     return {protocol.name: protocol for protocol in protocols}
-
-
-def _start_from(net: UNet, file: Path) -> None:
-    fix = "name the folder of a finished run with the same `channels`, `depths` and `protocols`."
-    if not file.is_file():
-        raise ConfigError(f"`start` needs trained weights, but there is no {file}.", fix=fix)
-    try:
-        net.load_state_dict(load_weights(file)["net"])
-    except (KeyError, RuntimeError):
-        raise ConfigError(f"The network in {file} has another shape.", fix=fix) from None
-
-
-def loss_of(net: UNet, batch: Batch, dice_weight: float) -> Losses:
-    """Dice and cross-entropy over whatever the batch has labels for, averaged over heads."""
-    both = torch.zeros(2, device=batch["image"].device)
-    for name, levels in net.deep(batch["image"]).items():
-        classes, merge = batch[f"classes/{name}"], batch[f"merge/{name}"]
-        both = both + supervise(levels, classes, merge, _both) / len(net.decoders)
-    entropy, dice = both
-    return {"total": entropy + dice_weight * dice, "cross-entropy": entropy, "dice": dice}
-
-
-def _both(logits: Tensor, classes: Tensor, merge: Tensor | None) -> Float[Tensor, "2"]:
-    return torch.stack(dice_and_cross_entropy(logits, classes, merge))
 
 
 def _shape(config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from fewlabel.card import PredictedAge
 from fewlabel.errors import CohortError
 from fewlabel.labels import LabelProtocol, load_protocol, other_side
 from fewlabel.results import RECORD_ENDING, ResultPaths
@@ -60,6 +61,7 @@ class SegmentedCase:
             "expected": dict(quality.get("expected_dice", {})),
             "mean": quality.get("mean_expected_dice"),
             "volumes": self.volumes_mm3,
+            "age": _age(self.record.get("age")),
             "picture": _picture(self.paths.picture),
             "record": self.record,
         }
@@ -134,6 +136,15 @@ def read_volume_norms(path: Path) -> dict[str, tuple[float, float]]:
 def _volumes(path: Path) -> Iterator[tuple[str, float]]:
     for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t"):
         yield row["structure"], float(row["volume_mm3"])
+
+
+def _age(found: Any) -> str | None:
+    """The age that the network told, as a sentence, or None."""
+    try:
+        error = None if found["high_weeks"] is None else found["high_weeks"] - found["weeks"]
+        return PredictedAge(float(found["weeks"]), error).as_text()
+    except (TypeError, KeyError, ValueError):
+        return None
 
 
 def _picture(path: Path) -> str | None:

@@ -8,6 +8,7 @@ from fewlabel.train.checkpoint import cannot_write
 from fewlabel.whole import write_text
 
 COLUMNS = ("stage", "step", "quantity", "value")
+Row = tuple[str, int, str, float]
 
 
 class History:
@@ -38,7 +39,7 @@ class History:
         except OSError as problem:
             raise cannot_write(self.path, problem) from problem
 
-    def rows(self) -> list[tuple[str, int, str, float]]:
+    def rows(self) -> list[Row]:
         """All complete rows."""
         lines = self.path.read_text().splitlines(keepends=True)[1:]
         whole = csv.reader(line for line in lines if line.endswith("\n"))

@@ -111,6 +111,8 @@ class _StageRun:
 
     def go(self) -> None:
         self._take_up()
+        if not self.stage.steps:
+            self._validate()
         started, first, saved = time.perf_counter(), self.step, time.perf_counter()
         with Ahead(self._jobs(), self.run.workers) as batches:
             while self.step < self.stage.steps and not self._given_up():

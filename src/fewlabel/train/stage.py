@@ -50,7 +50,7 @@ class Stage:
         networks: What is trained or used, by name.
         turns: Taken one after another, over and over.
         optimizer: How weights move.
-        steps: Optimizer steps in all.
+        steps: Optimizer steps in all; with none, networks are validated once and kept.
         validate: Scores of the networks on whole held-out scans, by name; higher is better
             for "score", which picks the best checkpoint. None: the last checkpoint wins.
         validate_every: Steps between two validations; None: ten times in the stage.
@@ -84,11 +84,13 @@ class Workplace:
         run: The run folder.
         cache: Folder of conformed scans, shared by runs.
         device: Where networks train, as torch names it ("cpu", "cuda:0").
+        tell: Takes what people should know before training begins.
     """
 
     run: Path
     cache: Path
     device: str = "cpu"
+    tell: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class Export:
         description: What it segments, in one sentence.
         input: Scans that it is meant for.
         registrar: A network that registers such scans, at the same voxel size, if there is one.
+        modalities: What each channel of a field holds, in order.
+        any_modality: Some of them may be missing; such a channel is zero everywhere.
+        ages_weeks: Youngest and oldest that it was trained on, if `network` tells the age: then
+            its output holds "age_weeks", shape (b,), beside the logits.
     """
 
     network: nn.Module
@@ -132,3 +138,6 @@ class Export:
     description: str = "Structures of the brain."
     input: str = "Scans like those it was trained on."
     registrar: Registrar | None = None
+    modalities: tuple[str, ...] = ("T1w",)
+    any_modality: bool = False
+    ages_weeks: tuple[float, float] | None = None

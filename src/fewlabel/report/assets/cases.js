@@ -32,6 +32,7 @@ function caseBody(report, one, number) {
     warnings.length ? el("ul", { class: "warnings" }, warnings) : el("p", { class: "faint", text: "No check objected." }),
     one.has_labels ? el("button", { type: "button", class: "open-viewer", text: "Open the interactive view", onclick: () => openViewer(number, report) }) : null,
     one.has_labels && !one.has_scan ? el("p", { class: "faint", text: "The scan is no longer where it was; the view shows labels only." }) : null,
+    one.age ? el("p", { class: "age", text: `Age at scan, as the network tells it: ${one.age}.` }) : null,
     el("h3", { text: "Volumes" }), volumeTable(report, one, number),
     el("details", {}, el("summary", { text: "Where this comes from" }), el("pre", { text: JSON.stringify({ ...one.record, quality: undefined, files: one.files }, null, 1) })));
 }

@@ -1,0 +1,67 @@
+"""The network of a model folder, ready to run on what was asked for."""
+
+from dataclasses import replace
+
+from fewlabel.engine import Compute, Engine, in_windows
+from fewlabel.engine_slices import SliceEngine
+from fewlabel.engine_stream import stream_engine
+from fewlabel.errors import ModelFolderError
+from fewlabel.model import ModelFolder
+from fewlabel.slices import SliceRule
+
+
+def open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
+    """Load and compile a network.
+
+    Raises:
+        ConfigError: If there is no such device or too little memory.
+        ModelFolderError: If the network cannot be run so, or is not what the card says.
+    """
+    card = model.card
+    if isinstance(card.grid, SliceRule):
+        return _slice_engine(model, compute)
+    if compute.device == "cpu":
+        engine = stream_engine(model.onnx, card.head, card.grid, compute)
+    else:
+        engine = _torch_engine(model, compute)
+        if (window := card.grid.seen) != card.grid.field:
+            engine = replace(engine, run=in_windows(engine.run, window), window=window)
+    _require_described(model, engine)
+    return engine
+
+
+def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:
+    card = model.card
+    if model.weights is None or card.network is None:
+        raise ModelFolderError(
+            f"The model {card.name} has no weights for torch, which a GPU needs.",
+            fix="use --device cpu, or export the model with its weights.",
+        )
+    from fewlabel.engine_torch import torch_engine
+
+    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
+    return torch_engine(model.weights, card.network, heads, card.head, compute)
+
+
+def _slice_engine(model: ModelFolder, compute: Compute) -> SliceEngine:
+    if compute.device != "cpu":
+        raise ModelFolderError(
+            f"The model {model.card.name} looks at slices, which is done on the CPU only.",
+            fix="use --device cpu.",
+        )
+    return SliceEngine(model.onnx, model.card.head, compute)
+
+
+def _require_described(model: ModelFolder, engine: Engine) -> None:
+    """Refuse a network with other channels than the card names, or without the age it promises."""
+    card, fix = model.card, "export the model again with this version of fewlabel."
+    if engine.channels != len(card.modalities):
+        raise ModelFolderError(
+            f"The network of {card.name} looks at {engine.channels} channels; its card names"
+            f" {len(card.modalities)} ({', '.join(card.modalities)}).",
+            fix=fix,
+        )
+    if card.age is not None and not engine.tells_age:
+        raise ModelFolderError(
+            f"The card of {card.name} promises an age, which its network does not tell.", fix=fix
+        )

@@ -1,0 +1,62 @@
+"""What a U-Net with any number of heads is asked, all at once."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from fewlabel.losses import dice_and_cross_entropy, supervise
+from fewlabel.nets.unet import AGE, UNet
+from fewlabel.settings import Settings
+from fewlabel.train.stage import Batch, Losses
+
+
+class ObjectiveConfig(Settings):
+    """How much each thing that is asked counts; the cross-entropy counts 1."""
+
+    dice_weight: float = Field(default=1.0, ge=0)
+    age_weight: float = Field(default=0.01, ge=0)
+    """Of squared weeks, if the network tells the age."""
+    coarse: Literal["labels", "logits"] = "labels"
+    """What is brought to the other's resolution where coarse logits are judged: labels, as in
+    the paper richter2022, or logits, as in its code."""
+
+
+def losses_of(net: UNet, batch: Batch, config: ObjectiveConfig) -> Losses:
+    """Dice and cross-entropy over whatever the batch has labels for, and the error of ages.
+
+    Args:
+        net: Heads are averaged; each resolution counts half as much as the finer one.
+        batch: "image", for each head "classes/NAME" and "merge/NAME", and "age_weeks" if the
+            network tells the age.
+        config: What counts how much.
+    """
+    found = net.deep(batch["image"])
+    both = torch.zeros(2, device=batch["image"].device)
+    for name in net.decoders:
+        classes, merge = batch[f"classes/{name}"], batch[f"merge/{name}"]
+        one = supervise(found[name], classes, merge, _both, upsampled=config.coarse == "logits")
+        both = both + one / len(net.decoders)
+    entropy, dice = both
+    losses = {"total": entropy + config.dice_weight * dice, "cross-entropy": entropy, "dice": dice}
+    if net.age is not None:
+        losses["squared age error"] = error = age_error(found[AGE], batch["age_weeks"])
+        losses["total"] = losses["total"] + config.age_weight * error
+    return losses
+
+
+def age_error(found_weeks: Float[Tensor, "b"], age_weeks: Float[Tensor, "b"]) -> Float[Tensor, ""]:
+    """Mean squared error of ages in weeks; scans of unknown age (NaN) do not count.
+
+    Source:
+        richter2022, AgeU-Net.
+    """
+    known = ~age_weeks.isnan()
+    error = torch.where(known, found_weeks - age_weeks.nan_to_num(), 0.0)
+    return (error**2).sum() / known.sum().clamp(min=1)
+
+
+def _both(logits: Tensor, classes: Tensor, merge: Tensor | None) -> Float[Tensor, "2"]:
+    return torch.stack(dice_and_cross_entropy(logits, classes, merge))
