@@ -9,7 +9,7 @@ import pytest
 ONE_STEP = """
 import json, resource, torch
 from fewlabel.nets.unet import UNet
-from fewlabel.recipes.supervised import loss_of
+from fewlabel.objective import ObjectiveConfig, losses_of
 
 torch.manual_seed(0)
 net = UNet({"all": 139})
@@ -21,7 +21,7 @@ batch = {"image": torch.rand(1, 1, 96, 96, 96), "classes/all": classes, "merge/a
 optimizer = torch.optim.AdamW(net.parameters())
 for _ in range(2):
     optimizer.zero_grad()
-    loss = loss_of(net, batch, 1.0)["total"]
+    loss = losses_of(net, batch, ObjectiveConfig())["total"]
     loss.backward()
     optimizer.step()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -290,6 +290,32 @@ def _count(run: Path) -> int:
         return sum(int(row["numbers"]) for row in csv.DictReader(stream, delimiter="\t"))
 
 
+# What is printed
+
+
+def over_seeds(bench: Bench, part: str, keys: Sequence[str]) -> Iterator[str]:
+    """Markdown: Dice as mean and range over seeds, at the end and on the way."""
+    rows = bench.rows(part)
+    if not rows:
+        return
+    steps = [point.partition(":")[0] for point in rows[-1]["curve"].split()]
+    titles = [*keys, *(f"Dice after {step} steps" for step in steps[:-1]), "Dice in the end"]
+    yield f"| {' | '.join(titles)} | least to most | seeds |"
+    yield "|---" * (len(titles) + 2) + "|"
+    for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        here = [row for row in rows if tuple(row[key] for key in keys) == group]
+        curves = [dict(p.split(":") for p in row["curve"].split()) for row in here]
+        way = [_mean_at(curves, step) for step in steps[:-1]]
+        ends = [float(row["dice"]) for row in here]
+        cells = [*group, *way, f"{mean(ends):.3f}", f"{min(ends):.3f} to {max(ends):.3f}"]
+        yield f"| {' | '.join(cells)} | {len(ends)} |"
+
+
+def _mean_at(curves: Sequence[dict[str, str]], step: str) -> str:
+    found = [float(curve[step]) for curve in curves if step in curve]
+    return f"{mean(found):.3f}" if found else ""
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "folds": folds, "budget": budgets, "finetune": finetune, "model": model,
 }  # fmt: skip
@@ -307,6 +333,9 @@ def main() -> None:
     bench = Bench(ask.parse_args())
     for part in bench.asked.only:
         PARTS[part](bench)
+    print_folds(bench)
+    print(*over_seeds(bench, "budget", ("data", "labels", "scans")), sep="\n")
+    print(*over_seeds(bench, "finetune", ("strategy", "trained_weights")), sep="\n")
 
 
 if __name__ == "__main__":
