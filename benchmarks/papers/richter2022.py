@@ -22,7 +22,6 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,8 @@ from benchmarks.papers.richter2022_data import (
     weeks,
     with_age_error,
 )  # fmt: skip
+from benchmarks.papers.richter2022_figures import draw_curves
+from benchmarks.papers.richter2022_tables import of_folds, of_structures, over_seeds
 from fewlabel.cohort import Case, Cohort, write_cohort
 from fewlabel.export import Choice, export_run
 from fewlabel.model import read_model
@@ -63,7 +64,7 @@ NEONATAL = {"protocols": ["drawem9"], "working": {"modalities": ["T1w", "T2w"]}}
 ADULT = {"protocols": ["aseg32"], "working": {"modalities": ["T1w"]}, "age": False}
 STEPS = {
     "folds": (1200, 400, 100),
-    "model": (1600, 600, 240),
+    "model": (1600, 600, 150),
     "budget": (300,),
     "source": (600,),
     "finetune": (150,),
@@ -169,22 +170,7 @@ def folds(bench: Bench) -> None:
             for row in score_natively(model, case)
         ]
         bench.keep("folds", rows)
-        print_folds(bench)
-
-
-def print_folds(bench: Bench) -> None:
-    rows = bench.rows("folds")
-    print("| input | weeks | mean Dice | least of a week | age error, weeks |")
-    print("|---|---|---|---|---|")
-    for seen in dict.fromkeys(row["input"] for row in rows):
-        here = [row for row in rows if row["input"] == seen]
-        dice = {
-            case: mean(float(r["dice"]) for r in here if r["case"] == case)
-            for case in dict.fromkeys(r["case"] for r in here)
-        }
-        ages = {r["case"]: abs(float(r["age_weeks"]) - float(r["true_weeks"])) for r in here}
-        print(f"| {seen} | {len(dice)} | {mean(dice.values()):.3f} | {min(dice.values()):.3f} |"
-              f" {mean(ages.values()):.2f} |", flush=True)  # fmt: skip
+        print(*of_folds(bench.rows("folds")), sep="\n", flush=True)
 
 
 def model(bench: Bench) -> None:
@@ -290,32 +276,6 @@ def _count(run: Path) -> int:
         return sum(int(row["numbers"]) for row in csv.DictReader(stream, delimiter="\t"))
 
 
-# What is printed
-
-
-def over_seeds(bench: Bench, part: str, keys: Sequence[str]) -> Iterator[str]:
-    """Markdown: Dice as mean and range over seeds, at the end and on the way."""
-    rows = bench.rows(part)
-    if not rows:
-        return
-    steps = [point.partition(":")[0] for point in rows[-1]["curve"].split()]
-    titles = [*keys, *(f"Dice after {step} steps" for step in steps[:-1]), "Dice in the end"]
-    yield f"| {' | '.join(titles)} | least to most | seeds |"
-    yield "|---" * (len(titles) + 2) + "|"
-    for group in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        here = [row for row in rows if tuple(row[key] for key in keys) == group]
-        curves = [dict(p.split(":") for p in row["curve"].split()) for row in here]
-        way = [_mean_at(curves, step) for step in steps[:-1]]
-        ends = [float(row["dice"]) for row in here]
-        cells = [*group, *way, f"{mean(ends):.3f}", f"{min(ends):.3f} to {max(ends):.3f}"]
-        yield f"| {' | '.join(cells)} | {len(ends)} |"
-
-
-def _mean_at(curves: Sequence[dict[str, str]], step: str) -> str:
-    found = [float(curve[step]) for curve in curves if step in curve]
-    return f"{mean(found):.3f}" if found else ""
-
-
 PARTS: dict[str, Callable[[Bench], None]] = {
     "folds": folds, "budget": budgets, "finetune": finetune, "model": model,
 }  # fmt: skip
@@ -333,9 +293,14 @@ def main() -> None:
     bench = Bench(ask.parse_args())
     for part in bench.asked.only:
         PARTS[part](bench)
-    print_folds(bench)
-    print(*over_seeds(bench, "budget", ("data", "labels", "scans")), sep="\n")
-    print(*over_seeds(bench, "finetune", ("strategy", "trained_weights")), sep="\n")
+    for table in (of_folds, of_structures):
+        print(*table(bench.rows("folds")), sep="\n")
+    if bench.rows("budget") and bench.rows("finetune"):
+        pages = ROOT / "docs" / "papers" if bench.asked.scale == 1 else bench.work
+        picture = pages / "richter2022-curves.png"
+        draw_curves(bench.rows("budget"), bench.rows("finetune"), picture)
+    print(*over_seeds(bench.rows("budget"), ("data", "labels", "scans")), sep="\n")
+    print(*over_seeds(bench.rows("finetune"), ("strategy", "trained_weights")), sep="\n")
 
 
 if __name__ == "__main__":
