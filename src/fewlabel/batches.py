@@ -1,7 +1,7 @@
 """Batches of patches from conformed cases, each following from the seed and its number."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract, contract
 from fewlabel.errors import ProtocolError
-from fewlabel.labels import UNLABELED, LabelProtocol
+from fewlabel.labels import UNLABELED, LabelProtocol, load_protocol
 from fewlabel.patches import Index, cut, draw_start
 from fewlabel.settings import Settings
 from fewlabel.train.stage import Batch
@@ -65,6 +65,19 @@ class Example:
 
     scan: Conformed
     contracts: Mapping[str, tuple[Contract, Contract]]
+
+
+def load_heads(names: Iterable[str]) -> dict[str, LabelProtocol]:
+    """Protocol of each head by its name.
+
+    Args:
+        names: Shipped protocols, or TSV files.
+
+    Raises:
+        ProtocolError: If there is no such protocol.
+    """
+    protocols = map(load_protocol, names)
+    return {protocol.name: protocol for protocol in protocols}
 
 
 def make_examples(scans: Sequence[Conformed], heads: Heads) -> list[Example]:

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
@@ -28,7 +28,7 @@ from fewlabel.conformed import WorkingRule
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import ConfigError
 from fewlabel.held_out import HeldOut
-from fewlabel.labels import LabelProtocol, load_protocol
+from fewlabel.labels import LabelProtocol
 from fewlabel.mni import conform_in
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
@@ -152,7 +152,7 @@ def heads_of(config: Config, source: Source) -> dict[str, LabelProtocol]:
     Raises:
         ProtocolError: If there is no such protocol.
     """
-    wanted = {one.name: one for one in map(load_protocol, config.protocols)}
+    wanted = load_heads(config.protocols)
     own = dict(source.sees.heads)
     if config.strategy == "frozen":
         return {name: own[name] for name in wanted if name in own} | own

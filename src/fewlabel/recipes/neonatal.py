@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
@@ -31,7 +31,6 @@ from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import CohortError
 from fewlabel.held_out import HeldOut
-from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
@@ -91,7 +90,7 @@ class Config(Settings):
 
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """The one stage."""
-    heads = _heads(config)
+    heads = load_heads(config.protocols)
     everybody = cohort(config, work.run)
     train_cases, val_cases = everybody.part("train"), everybody.part("val")
     scans = conform_cases((*train_cases, *val_cases), config.working, Cache(work.cache))
@@ -126,7 +125,7 @@ def cohort(config: Config, run: Path) -> Cohort:
 
 def exports(config: Config, networks: Networks) -> Export:
     """The network, for a field that holds a neonate's brain."""
-    heads, net = _heads(config), cast("UNet", networks["net"])
+    heads, net = load_heads(config.protocols), cast("UNet", networks["net"])
     modalities = (" or " if config.working.any_modality else " and ").join(
         config.working.modalities
     )
@@ -155,7 +154,7 @@ def _net(config: Config, cases: Sequence[Case]) -> UNet:
     """The network, with an age head if wanted, which begins in the middle of the cases' ages."""
     ages = [case.age_weeks for case in cases if case.age_weeks is not None]
     tells_age = bool(ages) if config.age is None else config.age
-    sizes = {name: head.n_classes for name, head in _heads(config).items()}
+    sizes = {name: head.n_classes for name, head in load_heads(config.protocols).items()}
     net = UNet(sizes, **_shape(config), age=tells_age)
     if net.age is not None:
         if not ages:
@@ -165,11 +164,6 @@ def _net(config: Config, cases: Sequence[Case]) -> UNet:
             )
         net.age.expect((min(ages), max(ages)))
     return net
-
-
-def _heads(config: Config) -> dict[str, LabelProtocol]:
-    protocols = (load_protocol(name) for name in config.protocols)
-    return {protocol.name: protocol for protocol in protocols}
 
 
 def _shape(config: Config) -> dict[str, Any]:

@@ -20,14 +20,13 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
 from fewlabel.cache import Cache
 from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.held_out import HeldOut
-from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
@@ -78,7 +77,7 @@ class Config(Settings):
 
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """The one stage."""
-    heads = heads_of(config)
+    heads = load_heads(config.protocols)
     everybody = cohort(config, work.run)
     cases = [*(train_cases := everybody.part("train")), *everybody.part("val")]
     scans = conform_cases(cases, config.working, Cache(work.cache, config.cache_gb))
@@ -115,7 +114,7 @@ def cohort(config: Config, run: Path) -> Cohort:
 
 def exports(config: Config, networks: Networks) -> Export:
     """The network, for a field that holds a brain, seen in windows as large as the patches."""
-    heads = heads_of(config)
+    heads = load_heads(config.protocols)
     modalities = " and ".join(config.working.modalities)
     about = f"Structures of {' and '.join(heads)}, learned from labeled {modalities} scans."
     return Export(
@@ -134,16 +133,6 @@ def exports(config: Config, networks: Networks) -> Export:
         description=" ".join((about, *config.data.allowed_leaks())),
         input=f"{modalities} scans like those it was trained on.",
     )
-
-
-def heads_of(config: Config) -> dict[str, LabelProtocol]:
-    """Protocol of each head by its name.
-
-    Raises:
-        ProtocolError: If there is no such protocol.
-    """
-    protocols = (load_protocol(name) for name in config.protocols)
-    return {protocol.name: protocol for protocol in protocols}
 
 
 def _shape(config: Config) -> dict[str, Any]:
