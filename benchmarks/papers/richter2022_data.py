@@ -125,7 +125,8 @@ def with_age_error(model: ModelFolder, error_weeks: float) -> ModelFolder:
     assert card.age is not None
     age = card.age.model_copy(update={"error_weeks": error_weeks})
     weights = None if model.weights is None else model.weights.read_bytes()
-    return write_model(
-        model.folder, card.model_copy(update={"age": age}), onnx=model.onnx.read_bytes(),
-        weights=weights,
-    )  # fmt: skip
+    onnx, about = model.onnx.read_bytes(), (model.folder / "README.md").read_text(encoding="utf-8")
+    card = card.model_copy(update={"age": age})
+    done = write_model(model.folder, card, onnx=onnx, weights=weights)
+    (done.folder / "README.md").write_text(about, encoding="utf-8")
+    return done
