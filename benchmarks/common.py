@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,6 +41,22 @@ def commit() -> str:
     """Commit of this source tree, marked if files differ from it."""
     command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none if it is not there yet."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def agreement(found: np.ndarray, expected: np.ndarray) -> float:
+    """Mean Dice over the structures that either of two maps of classes has."""
+    n = int(max(found.max(), expected.max())) + 1
+    pairs = np.bincount(expected.ravel() * n + found.ravel(), minlength=n * n).reshape(n, n)
+    sizes = (pairs.sum(0) + pairs.sum(1))[1:]
+    return float((2 * np.diag(pairs)[1:][sizes > 0] / sizes[sizes > 0]).mean())
 
 
 def add_rows(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:

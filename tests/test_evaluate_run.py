@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import yaml
 
-from fewlabel.cli import app
 from fewlabel.cohort import Cohort, read_cohort, write_cohort
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.engine import Compute
@@ -21,6 +20,7 @@ from fewlabel.recipes import RECIPES
 from fewlabel.scores import ScoreTable
 from fewlabel.segmenter import Segmenter
 from fewlabel.train_run import Means, train_run
+from tests.commands import command
 
 SETTINGS = {
     "recipe": "supervised",
@@ -61,15 +61,6 @@ def run(data, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_cache(data, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(data.parent))
-
-
-def command(*words):
-    """Exit code of the command, as a shell would see it."""
-    try:
-        app([str(word) for word in words], exit_on_error=False)
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
 
 
 def changed(cohort, number, **what):

@@ -7,7 +7,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from fewlabel.cli import app
 from fewlabel.cli_cohort import What
 from fewlabel.conform import GridRule
 from fewlabel.engine import Compute
@@ -19,6 +18,7 @@ from fewlabel.predict import segment
 from fewlabel.segmenter import Segmenter
 from fewlabel.volume import Scan
 from tests.band_model import BANDS, band_model, box_grid, head_at
+from tests.commands import command
 from tests.two_channels import two_channel_model, two_channel_onnx
 
 EXACT = Compute(threads=1, precision="exact")
@@ -55,15 +55,12 @@ def saved(scan, path):
     return path
 
 
-def command(*words):
+def tried(*words):
     """Exit code of the command, or what it refused."""
     try:
-        app([str(word) for word in words], exit_on_error=False)
-    except SystemExit as left:
-        return int(left.code or 0)
+        return command(*words)
     except FewlabelError as refusal:
         return refusal
-    return 0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +133,7 @@ def test_files_are_told_apart_by_their_names_and_the_record_lists_them(
     other = saved(head, tmp_path / "data" / "sub-01_T1w.nii.gz")
     words = ("segment", scan, "--with", other, "--model", either.folder, "--out", tmp_path / "out")
 
-    assert command(*words, "--threads", 1) == 0
+    assert tried(*words, "--threads", 1) == 0
 
     record = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text())
     assert record["scan"] == "sub-01_T2w.nii.gz"
@@ -166,7 +163,7 @@ def test_a_result_of_one_image_is_not_taken_for_that_of_two(either, head, tmp_pa
 def test_a_model_that_needs_both_says_what_is_lacking_and_how_to_give_it(both, head, tmp_path):
     scan = saved(head, tmp_path / "sub-01_T2w.nii.gz")
 
-    refusal = command("segment", scan, "--model", both.folder)
+    refusal = tried("segment", scan, "--model", both.folder)
 
     assert isinstance(refusal, ConfigError)
     assert "looks at T1w and T2w together; T1w of the same head is lacking" in refusal.what
@@ -188,7 +185,7 @@ def test_a_model_that_needs_both_says_what_is_lacking_and_how_to_give_it(both, h
     ids=str,
 )
 def test_images_that_nobody_can_place_are_refused(either, words, said, fix):
-    refusal = command("segment", *words, "--model", either.folder)
+    refusal = tried("segment", *words, "--model", either.folder)
 
     assert isinstance(refusal, ConfigError)
     assert said in refusal.what

@@ -4,12 +4,12 @@ import pytest
 import torch
 import yaml
 
-from fewlabel.cli import app
 from fewlabel.errors import ConfigError, OutputError
 from fewlabel.nets.unet import UNet
 from fewlabel.scores import Score, ScoreTable
 from fewlabel.train.checkpoint import save_weights
 from fewlabel.tune import Way, as_markdown, as_tsv, tune
+from tests.commands import command
 
 SETTINGS = {
     "recipe": "finetune",
@@ -33,15 +33,6 @@ def settings(tmp_path, monkeypatch):
     path = tmp_path / "finetune.yaml"
     path.write_text(yaml.safe_dump(SETTINGS | {"source": str(run)}))
     return path
-
-
-def command(*words):
-    """Exit code of the command, as a shell would see it."""
-    try:
-        app([str(word) for word in words], exit_on_error=False)
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
 
 
 def way(strategy, scores, *, numbers=10, seconds=5.0):

@@ -1,14 +1,13 @@
 """Dice of dai2019's tables: whole brain, FIRST's 15 structures, the 25 of Table 3."""
 
 import argparse
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.common import RESULTS, add_rows, provenance
+from benchmarks.common import RESULTS, add_rows, provenance, read_rows
 from fewlabel.cohort import Case
 from fewlabel.engine import Compute
 from fewlabel.io import read_labels, read_scan
@@ -72,11 +71,7 @@ def table(asked: argparse.Namespace, ending: str = "") -> Path:
 
 
 def read_table(asked: argparse.Namespace, ending: str = "") -> list[dict[str, str]]:
-    path = table(asked, ending)
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(table(asked, ending))
     wanted = (str(asked.steps), str(asked.pretrain_steps), asked.partial, str(asked.seed))
     return [r for r in rows if (r["steps"], r["pretrain_steps"], r["partial"], r["seed"]) == wanted]
 

@@ -22,15 +22,16 @@ import argparse
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks.common import RESULTS, add_rows, provenance
+from benchmarks.common import RESULTS, add_rows, provenance, read_rows
 from benchmarks.papers.richter2022_data import (
-    AXES,
+    BLIND,
     annotated,
     at_2_mm,
     hidden,
@@ -126,10 +127,7 @@ class Bench:
         return folder / f"richter2022_{part}.csv"
 
     def rows(self, part: str) -> list[dict[str, str]]:
-        if not self.table(part).exists():
-            return []
-        with self.table(part).open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
+        return read_rows(self.table(part))
 
     def keep(self, part: str, rows: list[dict[str, Any]]) -> None:
         add_rows(self.table(part), [{**provenance(self.asked.note), **row} for row in rows])
@@ -193,9 +191,10 @@ def budgets(bench: Bench) -> None:
     done = {(r["data"], r["labels"], r["seed"]) for r in bench.rows("budget")}
     for seed in bench.asked.seeds:
         for data, kind, few, many, test in _sets(bench):
-            for labels, cases in _ways(bench, data, few, many, seed):
+            for labels, choose in _ways(bench, data, few, many, seed):
                 if (data, labels, str(seed)) in done:
                     continue
+                cases = choose()
                 name = f"{data}-{labels.replace(' ', '-')}-{seed}"
                 manifest = bench.manifest(name, [*cases, *test])
                 found = settings(kind, manifest, bench.steps("budget"), seed)
@@ -222,12 +221,12 @@ def _sets(bench: Bench) -> Iterator[tuple[str, dict[str, Any], Sequence[Case], A
 
 def _ways(
     bench: Bench, data: str, few: Sequence[Case], many: Sequence[Case], seed: int
-) -> Iterator[tuple[str, Sequence[Case]]]:
-    yield "all slices of a third", few
-    for strategy in ("random", *AXES, "equidistant"):
+) -> Iterator[tuple[str, Callable[[], Sequence[Case]]]]:
+    yield "all slices of a third", lambda: few
+    for strategy in BLIND:
         folder = bench.work / "hidden" / f"{data}-{strategy}-{seed}"
-        yield strategy, hidden(many, strategy, seed, folder)
-    yield "all slices of all", many
+        yield strategy, partial(hidden, many, strategy, seed, folder)
+    yield "all slices of all", lambda: many
 
 
 def _row(run: Path, data: str, labels: str, seed: int, scans: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fewlabel.brain_extent import extent_of
-from fewlabel.budget import Brain, choose, hide
+from fewlabel.budget import Brain, Strategy, choose, hide
 from fewlabel.cohort import Case
 from fewlabel.conform import conform, upright
 from fewlabel.conformed import labels_on
@@ -17,11 +17,13 @@ from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.io import read_labels, read_scan, write_labels
 from fewlabel.metrics import dice
-from fewlabel.model import ModelFolder, write_model
+from fewlabel.model import CARD, ModelFolder, read_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.warp_io import write_scan
+from fewlabel.whole import write_text
 
-AXES = ("axial", "coronal", "sagittal")
+BLIND: tuple[Strategy, ...] = ("random", "axial", "coronal", "sagittal", "equidistant")
+"""Strategies that need no model."""
 IN_PLAN = 0.9
 """Share of a brain's extent in which slices are chosen; there is little to annotate beyond."""
 
@@ -65,7 +67,7 @@ def _at_2_mm(case: Case, folder: Path) -> Case:
     return replace(case, scans=paths, labels=drawn)
 
 
-def hidden(cases: Sequence[Case], strategy: str, seed: int, folder: Path) -> list[Case]:
+def hidden(cases: Sequence[Case], strategy: Strategy, seed: int, folder: Path) -> list[Case]:
     """The cases with only a third of their slices annotated, as a plan for them would have it.
 
     Args:
@@ -81,7 +83,7 @@ def hidden(cases: Sequence[Case], strategy: str, seed: int, folder: Path) -> lis
     brains = [Brain(one.grid, extent_of(one.data > 0, one.grid)) for one in maps]
     third = sum(np.mean([high - low for low, high in brain.extent]) / 3 * IN_PLAN
                 for brain in brains)  # fmt: skip
-    chosen = choose(brains, strategy, round(third), seed)  # type: ignore[arg-type]
+    chosen = choose(brains, strategy, round(third), seed)
     found = []
     for case, labels, slices in zip(cases, maps, chosen, strict=True):
         path = folder / f"{case.id}_dseg.nii.gz"
@@ -124,9 +126,6 @@ def with_age_error(model: ModelFolder, error_weeks: float) -> ModelFolder:
     card = model.card
     assert card.age is not None
     age = card.age.model_copy(update={"error_weeks": error_weeks})
-    weights = None if model.weights is None else model.weights.read_bytes()
-    onnx, about = model.onnx.read_bytes(), (model.folder / "README.md").read_text(encoding="utf-8")
     card = card.model_copy(update={"age": age})
-    done = write_model(model.folder, card, onnx=onnx, weights=weights)
-    (done.folder / "README.md").write_text(about, encoding="utf-8")
-    return done
+    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
+    return read_model(model.folder)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from benchmarks.common import RESULTS, add_rows, provenance
+from benchmarks.common import RESULTS, add_rows, agreement, provenance
 from fewlabel import intensity
 from fewlabel.cohort import Case
 from fewlabel.conform import GridRule, conform
@@ -74,14 +74,6 @@ def read(model: ModelFolder, shape: tuple[int, ...]) -> Any:
     network = openvino.Core().read_model(model.onnx)
     network.reshape({"image": list(shape)})
     return network
-
-
-def agreement(found: np.ndarray, expected: np.ndarray) -> float:
-    """Mean Dice over the structures that either has."""
-    n = int(max(found.max(), expected.max())) + 1
-    pairs = np.bincount(expected.ravel() * n + found.ravel(), minlength=n * n).reshape(n, n)
-    sizes = (pairs.sum(0) + pairs.sum(1))[1:]
-    return float((2 * np.diag(pairs)[1:][sizes > 0] / sizes[sizes > 0]).mean())
 
 
 def main() -> None:

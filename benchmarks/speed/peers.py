@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import RESULTS, add_rows, provenance
+from benchmarks.common import RESULTS, add_rows, agreement, provenance
 from benchmarks.speed.peers_model import head_scan, trained
 from benchmarks.speed.slice_fcn import peak
 from fewlabel.engine import Compute
@@ -109,14 +109,6 @@ def reference(model: ModelFolder, scan: Path) -> np.ndarray:
     engine.set_result(torch_engine(model.weights, card.network, heads, card.head, exact))
     segmenter._engine = engine
     return segmenter(read_scan(scan)).labels.data
-
-
-def agreement(found: np.ndarray, expected: np.ndarray) -> float:
-    """Mean Dice over the structures that either has."""
-    n = int(max(found.max(), expected.max())) + 1
-    pairs = np.bincount(expected.ravel() * n + found.ravel(), minlength=n * n).reshape(n, n)
-    sizes = (pairs.sum(0) + pairs.sum(1))[1:]
-    return float((2 * np.diag(pairs)[1:][sizes > 0] / sizes[sizes > 0]).mean())
 
 
 def classes_in(file: Path, model: ModelFolder, *, values: bool) -> np.ndarray:

@@ -74,8 +74,9 @@ class Config(Settings):
 
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """The one stage; nothing moves in it under `frozen`."""
-    source, everybody = read_source(config.source), cohort(config, work.run)
+    source = read_source(config.source)
     heads, rule = heads_of(config, source), rule_of(config, source)
+    everybody = config.data.load(work.run).seen_in(rule.modalities)
     notes = differences(source, rule)
     if config.strategy != "scratch":
         notes += people_apart(source, everybody)

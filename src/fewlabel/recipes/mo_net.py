@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import Example, PatchConfig, Patches, make_examples
+from fewlabel.batches import Example, PatchConfig, Patches, load_heads, make_examples
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
@@ -102,8 +102,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     if config.start == "pretrain":
         return
     everybody, partial = cohort(config, work.run), load_protocol(config.partial)
-    protocols = [load_protocol(name) for name in config.protocols]
-    heads = {one.name: one for one in (*protocols, *[partial] * (config.start == "joint"))}
+    heads = load_heads(config.protocols)
+    if config.start == "joint":
+        heads[partial.name] = partial
     require_new_people(source_cases(config.pretraining, config.pretrained, work.run), everybody)
     train, val = (_examples(everybody.part(s), heads, config, work) for s in ("train", "val"))
     torch.manual_seed(seed)
@@ -165,8 +166,8 @@ def cohort(config: Config, run: Path) -> Cohort:
 def exports(config: Config, networks: Networks) -> Export:
     """The network with all its heads, in windows as large as the patches."""
     net = cast("UNet", networks["net"])
-    protocols = (load_protocol(name) for name in (*config.protocols, config.partial))
-    heads = {head.name: head for head in protocols if head.name in net.decoders}
+    known = load_heads((*config.protocols, config.partial))
+    heads = {name: head for name, head in known.items() if name in net.decoders}
     modalities = " and ".join(config.working.modalities)
     return Export(
         network=net,

@@ -23,7 +23,14 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
+from fewlabel.batches import (
+    Heads,
+    PatchConfig,
+    Patches,
+    load_heads,
+    make_examples,
+    require_every_class,
+)
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
@@ -99,7 +106,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     if not config.allow_empty_classes:
         require_every_class(train, heads)
     torch.manual_seed(seed)
-    net = _net(config, train_cases)
+    net = _net(config, heads, train_cases)
     if config.start is not None:
         start_from_run(net, config.start, STAGE, everybody)
 
@@ -150,11 +157,11 @@ def exports(config: Config, networks: Networks) -> Export:
     )
 
 
-def _net(config: Config, cases: Sequence[Case]) -> UNet:
+def _net(config: Config, heads: Heads, cases: Sequence[Case]) -> UNet:
     """The network, with an age head if wanted, which begins in the middle of the cases' ages."""
     ages = [case.age_weeks for case in cases if case.age_weeks is not None]
     tells_age = bool(ages) if config.age is None else config.age
-    sizes = {name: head.n_classes for name, head in load_heads(config.protocols).items()}
+    sizes = {name: head.n_classes for name, head in heads.items()}
     net = UNet(sizes, **_shape(config), age=tells_age)
     if net.age is not None:
         if not ages:
