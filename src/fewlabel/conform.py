@@ -106,7 +106,7 @@ def conform(scan: Scan, target: Grid) -> Scan:
     """
     grid, data = turned(scan)
     moved = resample(data, grid, target, outside=float(scan.data.min()))
-    return Scan(np.ascontiguousarray(moved), target, scan.notes)
+    return Scan(np.ascontiguousarray(moved, dtype=np.float32), target, scan.notes)
 
 
 def restore(
@@ -142,11 +142,13 @@ def restore(
         return LabelMap(labels, native, protocol)
     everything = np.array(list(present.values()))
     brain = np.stack([everything[:, 0].min(axis=0), everything[:, 1].max(axis=0)])
-    start, best = _restored(shares, 0, brain, working, turn.grid)
+    start, found = _restored(shares, 0, brain, working, turn.grid)
+    best = found.copy()  # it may be a view of what was given
     winner = np.zeros(best.shape, dtype=np.int16)
     for number, box in present.items():
         at, here = _restored(shares, number, box, working, turn.grid)
         cut = _slices(np.array(at) - start, here.shape)
+        best = best.astype(np.result_type(best, here), copy=False)
         np.copyto(winner[cut], np.int16(number), where=here > best[cut])
         np.maximum(best[cut], here, out=best[cut])
     turn.view(labels)[_slices(np.array(start), winner.shape)] = winner
@@ -212,7 +214,7 @@ def _restored(
     box: Int16[np.ndarray, "2 3"],
     working: Grid,
     native: Grid,
-) -> tuple[Index, Float32[np.ndarray, "a b c"]]:
+) -> tuple[Index, Shaped[np.ndarray, "a b c"]]:
     """One class on the native voxels that its box can reach, and where those begin.
 
     A native voxel sees working voxels up to `reach` away. So the box grows by `reach` to find

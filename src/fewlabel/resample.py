@@ -8,8 +8,10 @@ from fewlabel.grid import Grid
 
 def resample(
     data: Shaped[np.ndarray, "i j k"], source: Grid, target: Grid, outside: float
-) -> Float32[np.ndarray, "a b c"]:
+) -> Shaped[np.ndarray, "a b c"]:
     """Linear interpolation, averaging where the target is coarser.
+
+    Gives float32, or the type of `data` where voxels only move by whole numbers.
 
     Args:
         data: Intensities or probabilities on `source`, of any number type.
@@ -28,7 +30,7 @@ def resample(
             source.shape[axis], target.shape[axis], float(scale[axis]), float(offset[axis])
         )
         data = line.along(data, axis, outside)
-    return data.astype(np.float32, copy=False)
+    return data
 
 
 class _Line:

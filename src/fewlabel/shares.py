@@ -99,6 +99,19 @@ class Shares:
             whole[self._gone[_between(list(start), end, (0, 0, 0))]] = 0 if number else 255
         return whole
 
+    def thin(self, number: int, step: int) -> UInt8[np.ndarray, "a b c"]:
+        """One class at every second, third, ... voxel along each axis, and no more in memory."""
+        i, j, k = (math.ceil(n / step) for n in self.shape[1:])
+        whole = np.zeros((i, j, k), dtype=np.uint8)
+        for part in self._parts[number]:
+            skip = [-a % step for a in part.start]
+            seen = self._values(part)[skip[0] :: step, skip[1] :: step, skip[2] :: step]
+            at = [(a + s) // step for a, s in zip(part.start, skip, strict=True)]
+            whole[tuple(slice(a, a + n) for a, n in zip(at, seen.shape, strict=True))] = seen
+        if self._gone is not None:
+            whole[self._gone[::step, ::step, ::step]] = 0 if number else 255
+        return whole
+
     def _keep(self, number: int, start: Index, values: UInt8[np.ndarray, "i j k"]) -> None:
         i, j, k = values.shape
         kept: np.ndarray | int
@@ -126,11 +139,11 @@ class Shares:
 
 def every(
     shares: UInt8[np.ndarray, "classes i j k"] | Shares, step: int
-) -> UInt8[np.ndarray, "classes a b c"]:
-    """All classes in memory, at every second, third, ... voxel along each axis."""
+) -> Iterator[UInt8[np.ndarray, "a b c"]]:
+    """One class after the other, at every second, third, ... voxel along each axis."""
     if isinstance(shares, Shares):
-        return np.stack([share[::step, ::step, ::step] for share in shares])
-    return shares[:, ::step, ::step, ::step]
+        return (shares.thin(number, step) for number in range(len(shares)))
+    return (share[::step, ::step, ::step] for share in shares)
 
 
 def box_of(share: np.ndarray, least: float) -> Int16[np.ndarray, "2 3"] | None:

@@ -6,7 +6,7 @@ say.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,19 +128,17 @@ def measure_traits(
         protocol: What the classes mean.
         image: What the network looked at, on the same field.
     """
-    step = math.ceil((shares[0].size / _MOST_VOXELS) ** (1 / 3) - 1e-9)
+    step = math.ceil((math.prod(shares.shape[1:]) / _MOST_VOXELS) ** (1 / 3) - 1e-9)
     if step > 1:
         field = _coarser(field, step)
         image = None if image is None else image[::step, ::step, ::step]
-    shares = every(shares, step)
-    seen = _Seen.of(shares)
+    seen = _Seen.of(every(shares, step))
     n, mm3 = len(shares), field.voxel_mm3
     counts = np.bincount(seen.classes, minlength=n)
     inside = np.bincount(seen.classes, seen.best, minlength=n)
-    total = shares.reshape(n, -1).sum(axis=1, dtype=np.int64)
     noise, air, brightness = _on_image(seen, image, counts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        overlap = np.nan_to_num(2 * inside / (255 * counts + total))
+        overlap = np.nan_to_num(2 * inside / (255 * counts + seen.total))
         sums = [np.bincount(seen.classes, axis, minlength=n) / counts for axis in seen.index]
     places = np.stack(sums, axis=1) @ field.affine[:3, :3].T + field.affine[:3, 3]
     brain = seen.brain
@@ -161,27 +159,35 @@ def measure_traits(
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """The voxels that are more than background: where, which class, how sure (0 to 255)."""
+    """The voxels that are more than background: where, which class, how sure (0 to 255).
+
+    And the sum of each class over all voxels.
+    """
 
     brain: Bool[np.ndarray, "i j k"]
     index: Int64[np.ndarray, "3 voxels"]
     classes: Int64[np.ndarray, "voxels"]
     best: Float64[np.ndarray, "voxels"]
+    total: Int64[np.ndarray, "classes"]
 
     @classmethod
-    def of(cls, shares: UInt8[np.ndarray, "classes i j k"]) -> "_Seen":
+    def of(cls, shares: Iterator[UInt8[np.ndarray, "i j k"]]) -> "_Seen":
         """Of equal probabilities the lowest class wins, as in `restore`."""
-        some = np.flatnonzero(shares[0].ravel() < 128)
-        best = shares[0].ravel()[some]
+        air = next(shares)
+        some = np.flatnonzero(air.ravel() < 128)
+        best = air.ravel()[some]
         classes = np.zeros(len(some), dtype=np.intp)
-        for number, of_class in enumerate(shares[1:], start=1):
+        total = [air.sum(dtype=np.int64)]
+        for number, of_class in enumerate(shares, start=1):
             here = of_class.ravel()[some]
             classes[here > best] = number
             np.maximum(best, here, out=best)
+            total.append(of_class.sum(dtype=np.int64))
         kept = classes > 0
-        brain = np.zeros(shares[0].shape, dtype=bool)
+        brain = np.zeros(air.shape, dtype=bool)
         brain.ravel()[some[kept]] = True
-        return cls(brain, np.stack(np.nonzero(brain)), classes[kept], best[kept].astype(float))
+        index = np.stack(np.nonzero(brain))
+        return cls(brain, index, classes[kept], best[kept].astype(float), np.array(total))
 
     def volume(self) -> Int32[np.ndarray, "i j k"]:
         """Class per voxel."""
