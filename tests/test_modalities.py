@@ -196,7 +196,7 @@ def test_paths_with_an_equals_sign_are_paths_if_they_are_there(either, tmp_path,
     monkeypatch.chdir(tmp_path)
     Path("run=2_T2w.nii").touch()
 
-    (images,) = heads_of([Path("a_T1w.nii")], either.card, None, ["run=2_T2w.nii"])
+    (images,) = heads_of([Path("a_T1w.nii")], either.card.looks_at, None, ["run=2_T2w.nii"])
 
     assert images.others == {"T2w": Path("run=2_T2w.nii")}
 

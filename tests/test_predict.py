@@ -14,8 +14,9 @@ from fewlabel.conform import GridRule
 from fewlabel.engine import Compute
 from fewlabel.errors import ModelFolderError, OutputError, ScanError
 from fewlabel.grid import Grid
-from fewlabel.predict import Segmenter, segment, segment_files
+from fewlabel.predict import segment, segment_files
 from fewlabel.results import ResultPaths
+from fewlabel.segmenter import Segmenter
 from fewlabel.volume import Scan
 from tests.band_model import BANDS, band_card, band_model, box_grid, head_at, turned_scan
 

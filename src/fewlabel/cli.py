@@ -78,7 +78,7 @@ def segment(  # noqa: PLR0913  (one parameter per option)
     Args:
         scans: NIfTI or MGH files, or folders with one DICOM series each.
         out: Folder for all results; without it they lie next to each scan.
-        model: A name from `fewlabel models`, or a model folder.
+        model: A name from `fewlabel models`, or a model folder; without it, what suits each scan.
         head: Which output of a model with several, by its protocol; by default the first.
         modality: What the scans are, such as T2w, for a model that looks at several modalities;
             without it the ends of their names say it.
@@ -98,10 +98,12 @@ def segment(  # noqa: PLR0913  (one parameter per option)
     from fewlabel.modalities import heads_of
     from fewlabel.model import find_model
     from fewlabel.predict import giving, segment_files
+    from fewlabel.suited import modalities_of_models
 
     compute = compute_of(threads, device, precision, max_memory)
-    wanted = giving(find_model(model), head)
-    heads = heads_of(scans, wanted.card, modality, others or ())
+    wanted = None if model is None and head is None else giving(find_model(model), head)
+    known = wanted.card.looks_at if wanted else modalities_of_models()
+    heads = heads_of(scans, known, modality, others or ())
     run = segment_files(heads, wanted, out=out, compute=compute, overwrite=overwrite)
     told, failed, doubtful = [], [], 0
     for outcome in run:

@@ -11,9 +11,11 @@ from distributed import Client, KilledWorker, WorkerPlugin, as_completed, get_wo
 from fewlabel.derivatives import Job, Told, remove_drafts
 from fewlabel.engine import Compute
 from fewlabel.errors import ModelFolderError
+from fewlabel.modalities import Images
 from fewlabel.model import ModelFolder, read_model
 from fewlabel.predict import segment_one
 from fewlabel.segmenter import Segmenter
+from fewlabel.suited import Ready
 
 _AHEAD = 2
 """Scans per worker that the scheduler knows of: one in work, one waiting."""
@@ -50,7 +52,7 @@ class OneModel(WorkerPlugin):  # type: ignore[misc]
         warnings = outcome.segmentation.warnings if outcome.segmentation else ()
         return Told(job.scan, "segmented", " ".join(warnings))
 
-    def _ready(self) -> Segmenter:
+    def _ready(self, images: Images) -> Ready:
         if self._segmenter is None:
             model = read_model(self.folder)
             if model.card.sha256["model.onnx"] != self.sha256:
@@ -59,7 +61,7 @@ class OneModel(WorkerPlugin):  # type: ignore[misc]
                     fix="put the model on a file system that all machines share.",
                 )
             self._segmenter = Segmenter(model, self.compute)
-        return self._segmenter
+        return Ready(self._segmenter, images)
 
 
 def segment_jobs(jobs: Sequence[Job], worker: OneModel, client: Client) -> Iterator[Told]:

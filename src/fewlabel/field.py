@@ -7,7 +7,7 @@ tells whether the brain is well inside; if not, the field moves there and the ne
 import math
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float64, Shaped, UInt8
 
 from fewlabel.conform import GridRule, conform, part_of, turned, upright
 from fewlabel.grid import Grid
@@ -40,6 +40,22 @@ def first_look(scan: Scan, rule: GridRule) -> Grid:
     Returns:
         A grid of the rule's size; docs/spaces.md tells on which lattice.
     """
+    low, high, top = _bright(scan)
+    center = (low + high) / 2
+    if rule.field_mm[2] >= 2 * BELOW_TOP_MM:  # lower ones are for parts of a brain
+        center[2] = top - BELOW_TOP_MM
+    return _centered(center, _lattice(scan.grid, rule.spacing_mm), rule.field)
+
+
+def bright_mm(scan: Scan) -> tuple[float, float]:
+    """How wide and how long a head is, or a brain without skull, above the nose and the neck."""
+    low, high, _ = _bright(scan)
+    width, length, _ = (float(mm) for mm in high - low)
+    return width, length
+
+
+def _bright(scan: Scan) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"], float]:
+    """Where the bright part of a head begins and ends without its neck, and its top; in mm."""
     grid, data = turned(scan)
     step = tuple(max(1, int(_PREVIEW_MM / mm)) for mm in grid.spacing_mm)
     preview = data[:: step[0], :: step[1], :: step[2]]
@@ -49,11 +65,8 @@ def first_look(scan: Scan, rule: GridRule) -> Grid:
         seen = np.argwhere(np.ones(preview.shape, dtype=bool)) * step
     places = seen @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     top = _top_mm(places[:, 2], grid.voxel_mm3 * math.prod(step))
-    upper = places[places[:, 2] > top - 100]  # above the nose and the neck
-    center = np.percentile(upper, (1, 99), axis=0).mean(axis=0)
-    if rule.field_mm[2] >= 2 * BELOW_TOP_MM:  # lower ones are for parts of a brain
-        center[2] = top - BELOW_TOP_MM
-    return _centered(center, _lattice(scan.grid, rule.spacing_mm), rule.field)
+    low, high = np.percentile(places[places[:, 2] > top - 100], (1, 99), axis=0)
+    return low, high, top
 
 
 def around_body(scan: Scan, spacing_mm: float, multiple: int = 1) -> Grid:

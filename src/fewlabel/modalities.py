@@ -25,11 +25,13 @@ class Images:
         scan: Gives the result its grid and its name.
         modality: What it is, such as "T2w"; None: the end of its name says it.
         others: By modality.
+        read: The scan, if its file was read before.
     """
 
     scan: Image
     modality: str | None = None
     others: Mapping[str, Image] = field(default_factory=dict)
+    read: Scan | None = None
 
     @property
     def file(self) -> Path:
@@ -121,13 +123,13 @@ def modality_of(image: Image, known: Sequence[str]) -> str | None:
 
 
 def heads_of(
-    scans: Sequence[Path], card: ModelCard, modality: str | None, others: Sequence[str]
+    scans: Sequence[Path], known: Sequence[str], modality: str | None, others: Sequence[str]
 ) -> list[Images]:
     """What a command asks for.
 
     Args:
         scans: A head each.
-        card: Of the model.
+        known: Modalities that the model looks at, or that any may.
         modality: Of the scans, if it is said.
         others: More images of the only head: "T1w=PATH", or a path whose end says what it is.
 
@@ -139,22 +141,22 @@ def heads_of(
             f"--with belongs to one scan, and {len(scans)} are given.",
             fix="segment them one at a time, or a BIDS data set with `fewlabel segment-cohort`.",
         )
-    named = _others_of(others, card)
+    named = _others_of(others, known)
     return [Images(scan, modality, named) for scan in scans]
 
 
-def _others_of(words: Sequence[str], card: ModelCard) -> dict[str, Path]:
+def _others_of(words: Sequence[str], known: Sequence[str]) -> dict[str, Path]:
     """By modality."""
     found: dict[str, Path] = {}
     for word in words:
         said, equals, rest = word.partition("=")
         named = bool(equals) and said.isalnum() and not Path(word).exists()
         path = Path(rest if named else word)
-        modality = said if named else modality_of(path, card.looks_at)
+        modality = said if named else modality_of(path, known)
         if modality is None:
             raise ConfigError(
                 f"{path} does not say by its name which modality it is.",
-                fix=f"say it: --with {card.looks_at[0]}={path}, for instance.",
+                fix=f"say it: --with {known[0]}={path}, for instance.",
             )
         if modality in found:
             raise ConfigError(
@@ -172,9 +174,12 @@ def read_images(images: Images, card: ModelCard) -> dict[str, Scan]:
         ConfigError: See `sorted_in`.
         ScanError: If one cannot be read, or lies elsewhere than the scan.
     """
+    files = sorted_in(images, card)
+    if images.read is not None:
+        files |= {next(iter(files)): images.read}
     read = {
         name: image if isinstance(image, Scan) else read_scan(image)
-        for name, image in sorted_in(images, card).items()
+        for name, image in files.items()
     }
     (first, scan), *others = read.items()
     for name, other in others:

@@ -12,7 +12,7 @@ from fewlabel.errors import FewlabelError, ModelFolderError, OutputError, ScanEr
 from fewlabel.io import write_bytes
 from fewlabel.modalities import Images, as_files, read_images, sorted_in
 from fewlabel.model import ModelFolder, find_model
-from fewlabel.people import age_of
+from fewlabel.people import UNKNOWN, Age, age_of
 from fewlabel.picture import picture
 from fewlabel.results import (
     ResultPaths,
@@ -21,7 +21,8 @@ from fewlabel.results import (
     require_writable,
     write_results,
 )
-from fewlabel.segmenter import TOTAL_BRAIN, Segmentation, Segmenter, Watch
+from fewlabel.segmenter import TOTAL_BRAIN, Segmentation
+from fewlabel.suited import Ready, Segmenters
 from fewlabel.volume import Scan
 
 EXAMPLE = Path(__file__).parent / "example" / "sub-icbm152_T1w.nii.gz"
@@ -54,10 +55,12 @@ class Outcome:
             kept = f"kept, segmented before: {self.paths.labels}"
             return f"{self.scan.name}: {kept if self.error is None else 'failed'}"
         volumes, record = self.segmentation.volumes_mm3, self.segmentation.record
+        model = record["model"]
         found = sum(mm3 > 0 for mm3 in volumes.values()) - 1
         lines = [
             f"{self.scan.name}: {found} of {len(volumes) - 1} structures, brain"
             f" {volumes[TOTAL_BRAIN] / 1000:.0f} cm3, {sum(record['seconds'].values()):.1f} s",
+            *([f"  {model['name']}, {model['why']}"] if "why" in model else []),
             *([f"  age at scan: {age.as_text()}"] if (age := self.segmentation.age) else []),
             *(f"  Warning: {warning}" for warning in self.segmentation.warnings),
             *(f"  {path}" for path in self.paths.all()),
@@ -99,7 +102,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         others: Images of the same head in the same space, by modality, for models that look at
             several: {"T1w": "sub-01_T1w.nii.gz"}. The result lies on the grid of `scan`.
         modality: Of `scan`, such as "T2w", for such models; None: the end of its name says it.
-        model: A name that `list_models` gives, a model folder, or None for the default.
+        model: A name that `list_models` gives, a model folder, or None: what suits the scan.
         out: Folder for the five result files; None: keep the result in memory.
         threads: CPU threads; None: one per core.
         device: "cuda" needs the extra `train` and a model with weights for torch.
@@ -114,16 +117,14 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         ModelFolderError: If there is no such model.
         OutputError: If the result exists already or cannot be written.
     """
-    found = model if isinstance(model, ModelFolder) else find_model(model)
+    found = model if isinstance(model, ModelFolder | None) else find_model(model)
     compute = compute_of(threads, device, precision, max_memory_gb)
     named = {name: _scan_or_path(other) for name, other in (others or {}).items()}
     images = Images(_scan_or_path(scan), modality, named)
     if out is None:
-        sorted_in(images, found.card)
-        segmenter, watch = Segmenter(found, compute), Watch()
-        with watch.stage("read"):
-            volumes = read_images(images, found.card)
-        return segmenter(volumes, watch)
+        if found is not None:
+            sorted_in(images, found.card)
+        return _in_memory(Segmenters(found, compute).ready(images))[0]
     if any(isinstance(image, Scan) for image in (images.scan, *named.values())):
         raise OutputError(
             "A scan in memory has no file name that its results could be named after.",
@@ -142,7 +143,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
 
 def segment_files(
     scans: Iterable[Path | Images],
-    model: ModelFolder,
+    model: ModelFolder | None,
     *,
     out: Path | None = None,
     compute: Compute | None = None,
@@ -152,7 +153,7 @@ def segment_files(
 
     Args:
         scans: Files, folders with one DICOM series each, or several files of a head each.
-        model: What to run.
+        model: What to run; None: choose what suits each scan.
         out: Folder for all results; None: each next to its scan.
         compute: What to run it on.
         overwrite: Replace existing results.
@@ -166,25 +167,24 @@ def segment_files(
     heads = [scan if isinstance(scan, Images) else Images(scan) for scan in scans]
     places = [ResultPaths.of(head.file, out or head.file.absolute().parent) for head in heads]
     require_different_names((head.file, paths) for head, paths in zip(heads, places, strict=True))
-    opened: list[Segmenter] = []
-
-    def ready() -> Segmenter:
-        opened[:] = opened or [Segmenter(model, compute or Compute())]
-        return opened[0]
-
+    segmenters = Segmenters(model, compute or Compute())
     for head, paths in zip(heads, places, strict=True):
-        yield segment_one(head, paths, ready, overwrite=overwrite)
+        yield segment_one(head, paths, segmenters.ready, overwrite=overwrite)
 
 
 def segment_one(
-    images: Images, paths: ResultPaths, ready: Callable[[], Segmenter], *, overwrite: bool = False
+    images: Images,
+    paths: ResultPaths,
+    ready: Callable[[Images], Ready],
+    *,
+    overwrite: bool = False,
 ) -> Outcome:
     """Segment one head to where its results shall lie; what it refuses is in the outcome.
 
     Args:
         images: A file, or a folder with one DICOM series; and others for some models.
         paths: Of its results.
-        ready: Gives what segments; not called if the result is there.
+        ready: Gives what segments a head; not called if the result is there.
         overwrite: Replace an existing result.
 
     Raises:
@@ -195,7 +195,7 @@ def segment_one(
         if not overwrite and is_done(scan, paths, images.files()):
             return Outcome(scan, "kept", paths)
         require_writable(paths.labels.parent)
-        return Outcome(scan, "segmented", paths, _segment_files(images, paths, ready()))
+        return Outcome(scan, "segmented", paths, _segment_files(ready(images), paths))
     except ModelFolderError:
         raise
     except FewlabelError as refusal:
@@ -252,14 +252,22 @@ def _scan_or_path(given: Scan | Path | str) -> Scan | Path:
     return given if isinstance(given, Scan) else Path(given)
 
 
-def _segment_files(images: Images, paths: ResultPaths, segmenter: Segmenter) -> Segmentation:
-    watch, scan, card = Watch(), images.file, segmenter.model.card
-    with watch.stage("read"):
-        volumes = read_images(images, card)
-    result = segmenter(volumes, watch, age_of(scan))
+def _in_memory(ready: Ready, known: Age = UNKNOWN) -> tuple[Segmentation, Scan]:
+    """The result, and the scan that gives it its grid."""
+    with ready.watch.stage("read"):
+        volumes = read_images(ready.images, ready.segmenter.model.card)
+    result = ready.segmenter(volumes, ready.watch, known)
+    ready.note(result.record)
+    return result, next(iter(volumes.values()))
+
+
+def _segment_files(ready: Ready, paths: ResultPaths) -> Segmentation:
+    images, watch, card = ready.images, ready.watch, ready.segmenter.model.card
+    scan = images.file
+    result, shown = _in_memory(ready, age_of(scan))
     name = scan.absolute().name
     with watch.stage("picture"):
-        about, shown = f"{card.name} {card.version}", next(iter(volumes.values()))
+        about = f"{card.name} {card.version}"
         drawn = picture(shown, result.labels, title=name, lines=[about, *result.warnings])
     result.record["scan"] = name
     result.record["source"] = Path(relpath(scan, paths.record.parent)).as_posix()
