@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from fewlabel.aligned import align_cases
 from fewlabel.augment import AugmentConfig
 from fewlabel.batches import Example, PatchConfig, Patches, make_examples
@@ -72,20 +74,28 @@ class Study:
 
     def segment_turn(
         self,
-        patches: tuple[PatchConfig, AugmentConfig],
-        carried_weight: float,
-        teacher: str | None,
+        patches: tuple[PatchConfig, AugmentConfig, int],
+        carried: tuple[str | None, float, bool],
         times: int,
     ) -> Turn:
-        """Steps of the network "segment"; `teacher` carries labels to scans without."""
+        """Steps of the network "segment".
+
+        Args:
+            patches: What it sees, of which it looks at every so many voxels along each axis.
+            carried: Which network carries labels to scans without, how much they count, and
+                whether it is held still, so that each pair needs it only once.
+            times: Steps of a turn.
+        """
+        config, augment, every = patches
+        teacher, weight, still = carried
         labeled = [one for one in self.examples if one.contracts] or self.examples
-        draw = Patches(labeled, {self.protocol.name: self.protocol}, *patches, self.seed)
-        size = patches[0].size
-        loss = SegmentTurn(self.classes, teacher, size, carried_weight)
+        draw = Patches(labeled, {self.protocol.name: self.protocol}, config, augment, self.seed)
+        known: dict[tuple[int, ...], Tensor] | None = {} if still else None
+        loss = SegmentTurn(self.classes, teacher, config.size, weight, every, known)
         if teacher is None:
             return Turn(("segment",), draw, loss, times)
         pairs = Pairs(self.examples, self.protocol, 1.0, self.seed, unlabeled=True)
-        return Turn(("segment",), PairsAndPatches(pairs, draw, size, self.seed), loss, times)
+        return Turn(("segment",), PairsAndPatches(pairs, draw, config.size, self.seed), loss, times)
 
 
 def with_labels_of(cases: Sequence[Case], labeled: Sequence[str] | None) -> tuple[Case, ...]:

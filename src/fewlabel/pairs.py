@@ -20,7 +20,8 @@ class Pairs:
     """Draws two different scans that lie in one place.
 
     A batch has "fixed" and "moving", shape (1, 1, i, j, k), and "fixed_classes" and
-    "moving_classes", shape (1, i, j, k), which are -1 where a scan has no labels.
+    "moving_classes", shape (1, i, j, k), which are -1 where a scan has no labels; "pair" has the
+    numbers of both.
 
     Attributes:
         examples: To draw from, at least two, all on one grid.
@@ -46,7 +47,7 @@ class Pairs:
         others = [i for i in everyone if i != moving]
         free = [i for i in others if not self.examples[i].contracts]
         fixed = int(rng.choice(free if self.unlabeled and free else others))
-        batch: dict[str, torch.Tensor] = {}
+        batch = {"pair": torch.tensor([fixed, moving])}
         for role, number in (("fixed", fixed), ("moving", moving)):
             example = self.examples[number]
             batch[role] = torch.from_numpy(np.array(example.scan.image))[None]

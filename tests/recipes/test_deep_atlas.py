@@ -194,3 +194,54 @@ def test_shipped_settings_are_understood(name):
     config = read_plan(Path(__file__).parents[2] / "configs" / f"deep_atlas_{name}.yaml").config
     assert config.joint_steps % sum(config.ratio) == 0
     assert np.prod(config.patches.size) > 0
+
+
+def test_coarse_steps_come_first_for_every_ablation_that_segments(place):
+    def names(ablation):
+        found = stages_of(place, ablation=ablation, coarse_steps=3)
+        return [(stage.name, stage.steps) for stage in found]
+
+    assert names("segmentation") == [("coarse-alone", 3), ("alone", 4)]
+    assert names("joint")[1:3] == [("coarse", 3), ("segmentation", 2)]
+    assert [name for name, _ in names("weak")] == ["registration", "weak"]
+
+
+def test_coarse_steps_train_on_every_second_voxel(place):
+    found = list(stages_of(place, coarse_steps=2))
+    train(found, Run(place / "coarse"))
+
+    before = load_weights(place / "coarse" / "registration" / "final.safetensors")
+    after = load_weights(place / "coarse" / "coarse" / "final.safetensors")
+    assert all(torch.equal(before["register"][key], after["register"][key])
+               for key in before["register"])  # fmt: skip
+    assert any(not torch.equal(before["segment"][key], after["segment"][key])
+               for key in before["segment"])  # fmt: skip
+
+
+def test_a_held_network_is_asked_once_for_each_pair():
+    """And a network that learns, each time."""
+    asked = []
+
+    class Still(torch.nn.Module):
+        def forward(self, fixed, moving):
+            asked.append(moving)
+            return torch.zeros(1, 3, *fixed.shape[2:])
+
+    batch = {
+        "fixed": torch.rand(1, 1, 8, 8, 8),
+        "moving": torch.rand(1, 1, 8, 8, 8),
+        "fixed_classes": torch.full((1, 8, 8, 8), -1),
+        "moving_classes": torch.randint(0, 3, (1, 8, 8, 8)),
+        "start": torch.tensor([0, 0, 0]),
+        "pair": torch.tensor([1, 0]),
+        "image": torch.rand(1, 1, 8, 8, 8),
+        "classes/three": torch.randint(0, 3, (1, 8, 8, 8)),
+        "merge/three": torch.arange(3)[None],
+    }
+    networks = {"segment": UNet({"three": 3}, channels=(4, 8)), "teacher": Still()}
+    classes = Classes("three", (0, 1, 2))
+    for carried, times in (({}, 1), (None, 2)):
+        turn = SegmentTurn(classes, "teacher", (8, 8, 8), carried=carried)
+        asked.clear()
+        first, second = (turn(networks, batch)["carried"].item() for _ in range(2))
+        assert (len(asked), first) == (times, second)

@@ -2,7 +2,7 @@
 
 1. **registration**: learn to bend scans onto each other without labels.
 2. **segmentation**: learn from the labeled scans, and from their labels carried to the others
-   by the registration network, which is held still.
+   by the registration network, which is held still; `coarse_steps` on every second voxel first.
 3. **joint**: in turns, each network learns while the other is held still. Where a scan has no
    labels, the segmentation network's own stand in for them.
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from fewlabel.augment import AugmentConfig
 from fewlabel.batches import PatchConfig
@@ -46,9 +46,9 @@ Ablation = Literal["joint", "held", "segmentation", "weak", "unsupervised"]
 _PLAN: dict[Ablation, tuple[str, ...]] = {
     "unsupervised": ("registration", "unsupervised"),
     "weak": ("registration", "weak"),
-    "segmentation": ("alone",),
-    "held": ("registration", "segmentation", "held"),
-    "joint": ("registration", "segmentation", "joint"),
+    "segmentation": ("coarse-alone", "alone"),
+    "held": ("registration", "coarse", "segmentation", "held"),
+    "joint": ("registration", "coarse", "segmentation", "joint"),
 }
 
 
@@ -77,10 +77,12 @@ class Config(Settings):
     """Of the anatomy loss in turns of the segmentation network; the supervised loss has 1."""
     labeled_share: float = Field(default=0.5, ge=0, le=1)
     """Share of pairs whose moving scan is a labeled one, in turns of the registration network."""
-    ratio: tuple[int, int] = (1, 20)
+    ratio: tuple[PositiveInt, PositiveInt] = (1, 20)
     """Steps of the segmentation and of the registration network in joint training."""
     register_steps: int = Field(default=2000, ge=1)
     """Of stage 1."""
+    coarse_steps: int = Field(default=0, ge=0)
+    """Of stage 2 on every second voxel along each axis, before `segment_steps`."""
     segment_steps: int = Field(default=2000, ge=1)
     """Of stage 2."""
     joint_steps: int = Field(default=2100, ge=1)
@@ -88,16 +90,15 @@ class Config(Settings):
     optimizer: OptimizerConfig = OptimizerConfig(
         kind="adam", learning_rate=1e-3, decay="cosine", clip=1.0
     )
+    segment_optimizer: OptimizerConfig | None = None
+    """Where the segmentation network learns alone, as in stage 2; None: the same."""
     start: tuple[Path, ...] = ()
     """Runs whose finished stages are taken over, where they have the same names."""
     cache_gb: float = Field(default=20.0, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        if min(self.ratio) < 1:
-            raise ValueError("`ratio` needs two numbers of steps, 1 or more each")
-        if any(n % (stride := 2 ** (len(self.segment_channels) - 1)) for n in self.patches.size):
-            raise ValueError(f"`patches.size` must be divisible by {stride}")
+        self.patches.require_stride(len(self.segment_channels) + bool(self.coarse_steps))
         return self
 
     @property
@@ -108,10 +109,14 @@ class Config(Settings):
 
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     """Those of the ablation; ones that `start` has finished are loaded instead."""
-    study = _study(config, seed, work)
+    cases = with_labels_of(cohort(config, work.run).part("train"), config.labeled)
+    place = (config.working, config.multiple, Cache(work.cache, config.cache_gb))
+    protocol, needs = load_protocol(config.protocol), config.ablation != "unsupervised"
+    study = Study.of(cases, protocol, place, seed, needs_labels=needs)
     torch.manual_seed(seed)
     register, segment = networks_of(config)
-    for name in _PLAN[config.ablation]:
+    wanted = (n for n in _PLAN[config.ablation] if config.coarse_steps or "coarse" not in n)
+    for name in wanted:
         networks = {"register": register, "segment": segment}
         if name == "held":
             networks |= {f"{key}_still": copy.deepcopy(net) for key, net in networks.items()}
@@ -130,16 +135,12 @@ def cohort(config: Config, run: Path) -> Cohort:
 def networks_of(config: Config) -> tuple[RegistrationNet, UNet]:
     """Both networks, untrained."""
     protocol = load_protocol(config.protocol)
-    register = RegistrationNet(**_register_shape(config))
-    return register, UNet({protocol.name: protocol.n_classes}, channels=config.segment_channels)
+    segment = UNet({protocol.name: protocol.n_classes}, channels=config.segment_channels)
+    return RegistrationNet(**_register_shape(config)), segment
 
 
 def exports(config: Config, networks: Networks) -> Export:
-    """Both networks: one model folder segments and registers.
-
-    Raises:
-        ConfigError: If the ablation trained only one of them.
-    """
+    """Both networks in one model folder; ConfigError if the ablation trained no segmentation."""
     if config.ablation in ("unsupervised", "weak"):
         raise ConfigError(
             f"`ablation: {config.ablation}` trains no segmentation network, as a model needs one.",
@@ -171,30 +172,28 @@ def _register_shape(config: Config) -> dict[str, Any]:
     }
 
 
-def _study(config: Config, seed: int, work: Workplace) -> Study:
-    cases = with_labels_of(cohort(config, work.run).part("train"), config.labeled)
-    place = (config.working, config.multiple, Cache(work.cache, config.cache_gb))
-    needs = config.ablation != "unsupervised"
-    return Study.of(cases, load_protocol(config.protocol), place, seed, needs_labels=needs)
-
-
 def _stage(config: Config, study: Study, name: str, networks: Networks) -> Stage:
     segment, register = config.ratio
-    last = {"segment": config.joint_steps * segment // (segment + register)}
-    last["register"] = config.joint_steps - last["segment"]
+    last = config.joint_steps * segment // (segment + register)
     still = "_still" if name == "held" else ""
     teacher = f"segment{still}" if name in ("held", "joint") else None
-    carrier = None if name == "alone" else f"register{still}"
-    loss, drawn = config.registration, (config.patches, config.augment)
+    carrier = None if "alone" in name else f"register{still}"
+    loss, drawn = (
+        config.registration,
+        (config.patches, config.augment, 2 if "coarse" in name else 1),
+    )
     if name in ("registration", "unsupervised"):
         loss = loss.model_copy(update={"anatomy": 0.0})
     bends = study.register_turn(loss, config.labeled_share, teacher, register)
-    labels = study.segment_turn(drawn, config.carried_weight, carrier, segment)
+    carried = (carrier, config.carried_weight, name != "joint")
+    labels = study.segment_turn(drawn, carried, segment)
     turns, steps = {
         "registration": ((bends,), config.register_steps),
-        "unsupervised": ((bends,), last["register"]),
-        "weak": ((bends,), last["register"]),
+        "unsupervised": ((bends,), config.joint_steps - last),
+        "weak": ((bends,), config.joint_steps - last),
+        "coarse": ((labels,), config.coarse_steps),
         "segmentation": ((labels,), config.segment_steps),
-        "alone": ((labels,), config.segment_steps + last["segment"]),
-    }.get(name, ((labels, bends), config.joint_steps))
-    return Stage(name, networks, turns, config.optimizer, steps)
+        "alone": ((labels,), config.segment_steps + last),
+    }.get(name.removesuffix("-alone"), ((labels, bends), config.joint_steps))
+    alone = turns == (labels,) and config.segment_optimizer
+    return Stage(name, networks, turns, alone or config.optimizer, steps)
