@@ -75,23 +75,24 @@ class Study:
     def segment_turn(
         self,
         patches: tuple[PatchConfig, AugmentConfig, int],
-        carried: tuple[str | None, float, bool],
+        carried: tuple[str | None, float, float, bool],
         times: int,
     ) -> Turn:
         """Steps of the network "segment".
 
         Args:
             patches: What it sees, of which it looks at every so many voxels along each axis.
-            carried: Which network carries labels to scans without, how much they count, and
-                whether it is held still, so that each pair needs it only once.
+            carried: Which network carries labels to scans without, how much they count, how
+                often their own scan moves with them, and whether the network is held still, so
+                that each pair needs it only once.
             times: Steps of a turn.
         """
         config, augment, every = patches
-        teacher, weight, still = carried
+        teacher, weight, moved, still = carried
         labeled = [one for one in self.examples if one.contracts] or self.examples
         draw = Patches(labeled, {self.protocol.name: self.protocol}, config, augment, self.seed)
-        known: dict[tuple[int, ...], Tensor] | None = {} if still else None
-        loss = SegmentTurn(self.classes, teacher, config.size, weight, every, known)
+        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] | None = {} if still else None
+        loss = SegmentTurn(self.classes, teacher, config.size, weight, moved, every, known)
         if teacher is None:
             return Turn(("segment",), draw, loss, times)
         pairs = Pairs(self.examples, self.protocol, 1.0, self.seed, unlabeled=True)

@@ -22,8 +22,9 @@ from fewlabel.errors import ConfigError
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.shares import Index, Shares, index
 
-_BASE_BYTES = 450e6
-"""What a process takes without a network: programs, a scan of 256 x 256 x 256 voxels, results."""
+_BASE_BYTES, _VOXEL_BYTES = 400e6, 6
+"""What a process takes without a network: programs; and for each voxel of the field scan, image
+and results."""
 _AT_ONCE_BYTES = 64e6
 _SHARES_PART = 0.25
 """Part of the limit that probabilities may take before they go to disk."""
@@ -151,11 +152,12 @@ def _probabilities(
 def _fitting(rule: GridRule, each: tuple[float, float], limit: float) -> Index:
     """The window of the rule, or one halved until its work fits the limit."""
     window = rule.seen
-    room = limit * (1 - _SHARES_PART) - _BASE_BYTES if limit < math.inf else limit
+    base = _BASE_BYTES + _VOXEL_BYTES * math.prod(rule.field)
+    room = limit * (1 - _SHARES_PART) - base if limit < math.inf else limit
     while (needed := _bytes(rule.field, window, each)) > room:
         halves = _halves(window, rule.multiple)
         if not halves:
-            least_gb = (needed + _BASE_BYTES) / (1 - _SHARES_PART) / 1e9
+            least_gb = (needed + base) / (1 - _SHARES_PART) / 1e9
             raise ConfigError(
                 f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
                 f" {least_gb:.2g} GB at least.",

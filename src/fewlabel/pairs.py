@@ -58,10 +58,10 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class PairsAndPatches:
-    """Draws pairs with a patch of the fixed scan, and labeled patches beside them.
+    """Draws pairs with a patch of the fixed scan and a chance, and labeled patches beside them.
 
     Attributes:
-        pairs: Their batches get "start", the first voxel of the patch.
+        pairs: Their batches get "start", the first voxel of the patch, and "chance", 0 to 1.
         patches: Their batches are added.
         size: Voxels of the patch.
         seed: Decides where it lies.
@@ -79,7 +79,8 @@ class PairsAndPatches:
         i, j, k = pair["fixed"].shape[2:]
         size = (min(self.size[0], i), min(self.size[1], j), min(self.size[2], k))
         start = torch.tensor(draw_start(rng, (i, j, k), size))
-        return {**pair, **self.patches(n), "start": start}
+        chance = torch.tensor(rng.random())
+        return {**pair, **self.patches(n), "start": start, "chance": chance}
 
 
 def classes_of(example: Example, protocol: LabelProtocol) -> Int16[np.ndarray, "i j k"]:

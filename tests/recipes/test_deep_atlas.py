@@ -137,6 +137,7 @@ def pair(fixed=-1, moving=-1):
         "classes/p": torch.ones(shape, dtype=torch.int16),
         "merge/p": torch.tensor([[0, 1, 2]]),
         "start": torch.zeros(3, dtype=torch.int64),
+        "chance": torch.tensor(0.5),
     }
 
 
@@ -233,6 +234,7 @@ def test_a_held_network_is_asked_once_for_each_pair():
         "fixed_classes": torch.full((1, 8, 8, 8), -1),
         "moving_classes": torch.randint(0, 3, (1, 8, 8, 8)),
         "start": torch.tensor([0, 0, 0]),
+        "chance": torch.tensor(0.5),
         "pair": torch.tensor([1, 0]),
         "image": torch.rand(1, 1, 8, 8, 8),
         "classes/three": torch.randint(0, 3, (1, 8, 8, 8)),
@@ -245,3 +247,37 @@ def test_a_held_network_is_asked_once_for_each_pair():
         asked.clear()
         first, second = (turn(networks, batch)["carried"].item() for _ in range(2))
         assert (len(asked), first) == (times, second)
+
+
+def test_carried_labels_are_learned_on_their_own_scan_in_the_share_that_was_asked_for():
+    """The teacher moves everything by one voxel along i."""
+    seen = []
+
+    class Moves(torch.nn.Module):
+        def forward(self, fixed, moving):
+            motion = torch.zeros(len(moving), 3, *fixed.shape[2:])
+            motion[:, 0] = 1
+            return motion
+
+    class Sees(UNet):
+        def forward(self, image):
+            seen.append(image.clone())
+            return super().forward(image)
+
+    fixed, moving = torch.rand(2, 1, 1, 8, 8, 8)
+    batch = {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_classes": torch.full((1, 8, 8, 8), -1),
+        "moving_classes": torch.randint(0, 3, (1, 8, 8, 8)),
+        "start": torch.tensor([0, 0, 0]),
+        "image": torch.rand(1, 1, 8, 8, 8),
+        "classes/three": torch.randint(0, 3, (1, 8, 8, 8)),
+        "merge/three": torch.arange(3)[None],
+    }
+    turn = SegmentTurn(Classes("three", (0, 1, 2)), "teacher", (8, 8, 8), moved=0.3)
+    networks = {"segment": Sees({"three": 3}, channels=(4, 8)), "teacher": Moves()}
+    for chance in (0.2, 0.4):
+        turn(networks, batch | {"chance": torch.tensor(chance)})
+    assert torch.allclose(seen[1][..., :7, :, :], moving[..., 1:, :, :], atol=1e-5)
+    assert torch.equal(seen[3], fixed)

@@ -75,6 +75,8 @@ class Config(Settings):
     registration: RegistrationLoss = RegistrationLoss()
     carried_weight: float = Field(default=1.0, ge=0)
     """Of the anatomy loss in turns of the segmentation network; the supervised loss has 1."""
+    moved_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of steps in which carried labels are learned on their own scan, moved with them."""
     labeled_share: float = Field(default=0.5, ge=0, le=1)
     """Share of pairs whose moving scan is a labeled one, in turns of the registration network."""
     ratio: tuple[PositiveInt, PositiveInt] = (1, 20)
@@ -91,7 +93,7 @@ class Config(Settings):
         kind="adam", learning_rate=1e-3, decay="cosine", clip=1.0
     )
     segment_optimizer: OptimizerConfig | None = None
-    """Where the segmentation network learns alone, as in stage 2; None: the same."""
+    """Of stages that train the segmentation network only; None: the same."""
     start: tuple[Path, ...] = ()
     """Runs whose finished stages are taken over, where they have the same names."""
     cache_gb: float = Field(default=20.0, gt=0)
@@ -165,11 +167,8 @@ def exports(config: Config, networks: Networks) -> Export:
 
 
 def _register_shape(config: Config) -> dict[str, Any]:
-    return {
-        "channels": list(config.register_channels),
-        "velocity": config.velocity,
-        "consistent": config.consistent,
-    }
+    shape = {"velocity": config.velocity, "consistent": config.consistent}
+    return {"channels": list(config.register_channels), **shape}
 
 
 def _stage(config: Config, study: Study, name: str, networks: Networks) -> Stage:
@@ -185,7 +184,7 @@ def _stage(config: Config, study: Study, name: str, networks: Networks) -> Stage
     if name in ("registration", "unsupervised"):
         loss = loss.model_copy(update={"anatomy": 0.0})
     bends = study.register_turn(loss, config.labeled_share, teacher, register)
-    carried = (carrier, config.carried_weight, name != "joint")
+    carried = (carrier, config.carried_weight, config.moved_share, name != "joint")
     labels = study.segment_turn(drawn, carried, segment)
     turns, steps = {
         "registration": ((bends,), config.register_steps),
