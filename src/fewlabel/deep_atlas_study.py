@@ -92,7 +92,7 @@ class Study:
         labeled = [one for one in self.examples if one.contracts] or self.examples
         draw = Patches(labeled, {self.protocol.name: self.protocol}, config, augment, self.seed)
         known: dict[tuple[int, ...], tuple[Tensor, Tensor]] | None = {} if still else None
-        loss = SegmentTurn(self.classes, teacher, config.size, weight, moved, every, known)
+        loss = SegmentTurn(self.classes, teacher, config.size, augment, weight, moved, every, known)
         if teacher is None:
             return Turn(("segment",), draw, loss, times)
         pairs = Pairs(self.examples, self.protocol, 1.0, self.seed, unlabeled=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewlabel.augment import AugmentConfig, augment
 from fewlabel.labels import UNLABELED
 from fewlabel.losses import dice_and_cross_entropy, soft_dice
 from fewlabel.losses_registration import anatomy_loss, bending_energy, local_correlation_loss
@@ -122,6 +123,7 @@ class SegmentTurn:
         classes: What is told apart.
         teacher: The registration network that carries labels; None: none are carried.
         size: Voxels of the patch of the scan that labels are carried to.
+        augment: What is done to it.
         weight: Of the carried labels.
         moved: In this share of steps carried labels are learned on their own scan, moved along
             with them, instead of on the scan that they were carried to: both fit exactly.
@@ -139,6 +141,7 @@ class SegmentTurn:
     classes: Classes
     teacher: str | None
     size: Index
+    augment: AugmentConfig
     weight: float = 1.0
     moved: float = 0.0
     every: int = 1
@@ -165,11 +168,17 @@ class SegmentTurn:
             return image.new_zeros(())
         moving, labels = self._moved(networks, batch)
         image = moving if float(batch["chance"]) < self.moved else image
-        image, labels = (
-            self._thin(_patch(one, batch["start"], self.size)) for one in (image, labels)
-        )
+        image, labels = (_patch(one, batch["start"], self.size) for one in (image, labels))
+        image, labels = self._augmented(image[0], labels[0], float(batch["chance"]))
         logits = networks["segment"](image)[self.classes.head]
         return soft_dice(logits, labels, self.classes.table(image)[None])
+
+    def _augmented(self, image: Tensor, labels: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+        i, j, k = (int(n) for n in labels.shape)
+        rng = torch.Generator().manual_seed(int(chance * 2**52))
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            found = augment(image.float(), labels, (i, j, k), self.augment, rng)
+        return self._thin(found.image[None]), self._thin(found.classes[None])
 
     def _moved(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
         """The moving scan and its labels, carried to the fixed scan."""

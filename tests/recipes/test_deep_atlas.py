@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from fewlabel.augment import NOTHING
 from fewlabel.datasets.phantom import phantom
 from fewlabel.deep_atlas_study import told_apart, with_labels_of
 from fewlabel.deformer import NetworkDeformer
@@ -156,7 +157,7 @@ def test_anatomy_counts_where_both_have_labels_or_a_teacher_makes_them_up():
 def test_each_loss_moves_its_own_network_only():
     for turn, moved, still in (
         (RegisterTurn(RegistrationLoss(), CLASSES, "segment"), "register", "segment"),
-        (SegmentTurn(CLASSES, "register", (8, 8, 8)), "segment", "register"),
+        (SegmentTurn(CLASSES, "register", (8, 8, 8), NOTHING), "segment", "register"),
     ):
         nets = networks()
         turn(nets, pair(moving=1))["total"].backward()
@@ -165,7 +166,7 @@ def test_each_loss_moves_its_own_network_only():
 
 
 def test_labels_are_carried_only_to_scans_that_have_none():
-    turn = SegmentTurn(CLASSES, "register", (8, 8, 8))
+    turn = SegmentTurn(CLASSES, "register", (8, 8, 8), NOTHING)
     assert turn(networks(), pair(moving=1))["carried"] > 0
     assert turn(networks(), pair(moving=1, fixed=1))["carried"] == 0
     assert turn(networks(), pair())["carried"] == 0
@@ -243,7 +244,7 @@ def test_a_held_network_is_asked_once_for_each_pair():
     networks = {"segment": UNet({"three": 3}, channels=(4, 8)), "teacher": Still()}
     classes = Classes("three", (0, 1, 2))
     for carried, times in (({}, 1), (None, 2)):
-        turn = SegmentTurn(classes, "teacher", (8, 8, 8), carried=carried)
+        turn = SegmentTurn(classes, "teacher", (8, 8, 8), NOTHING, carried=carried)
         asked.clear()
         first, second = (turn(networks, batch)["carried"].item() for _ in range(2))
         assert (len(asked), first) == (times, second)
@@ -275,7 +276,7 @@ def test_carried_labels_are_learned_on_their_own_scan_in_the_share_that_was_aske
         "classes/three": torch.randint(0, 3, (1, 8, 8, 8)),
         "merge/three": torch.arange(3)[None],
     }
-    turn = SegmentTurn(Classes("three", (0, 1, 2)), "teacher", (8, 8, 8), moved=0.3)
+    turn = SegmentTurn(Classes("three", (0, 1, 2)), "teacher", (8, 8, 8), NOTHING, moved=0.3)
     networks = {"segment": Sees({"three": 3}, channels=(4, 8)), "teacher": Moves()}
     for chance in (0.2, 0.4):
         turn(networks, batch | {"chance": torch.tensor(chance)})
