@@ -82,6 +82,10 @@ class Config(Settings):
     """What `segment` looks at of a scan, at least."""
     windows: bool = True
     """Whether `segment` shows the network windows as large as patches, or the whole field."""
+    description: str | None = None
+    """For the model's card: what it segments, in one sentence; None: what the data say."""
+    input: str | None = None
+    """For the model's card: scans that it is meant for; None: those like the training scans."""
     allow_empty_classes: bool = False
     """Go on although a structure never occurs in the training cases."""
 
@@ -149,8 +153,8 @@ def exports(config: Config, networks: Networks) -> Export:
         intensity=config.working.intensity,
         channels=len(config.working.modalities),
         settings=_shape(config) | {"age": net.age is not None},
-        description=" ".join((about, *config.data.allowed_leaks())),
-        input=f"{modalities} scans of neonates like those it was trained on.",
+        description=" ".join((config.description or about, *config.data.allowed_leaks())),
+        input=config.input or f"{modalities} scans of neonates like those it was trained on.",
         modalities=config.working.modalities,
         any_modality=config.working.any_modality,
         ages_weeks=net.age.range_weeks if net.age is not None else None,

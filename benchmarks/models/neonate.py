@@ -1,0 +1,131 @@
+"""Trains the embedded model neonate-drawem9, and says how well it does on weeks it has not seen.
+
+    python -m benchmarks.models.neonate [--only model folds] [--data ../shared/data]
+        [--work runs/neonate] [--scale 1.0]
+
+- **model**: one network from all weeks of neonatal-templates (28 to 44), to
+  src/fewlabel/models/neonate-drawem9.
+- **folds**: the weeks are dealt to three folds; a network trained in the same way without a fold is
+  scored on it, on the templates' own voxels: Dice with both modalities and with each alone, age.
+  Rows go to benchmarks/results/neonate-drawem9_folds.csv, means and the error of ages into the
+  model's card.
+
+Networks learn coarse to fine, at 4, 2 and 1 mm. Stop it at any time; the same command goes on.
+`--scale` multiplies all steps, to try the script.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import RESULTS, add_rows, provenance, read_rows
+from benchmarks.papers.richter2022 import FIELD_MM, FOLDS, LICENSE, NEONATAL, Bench, settings
+from benchmarks.papers.richter2022_data import score_natively, split_of, weeks, with_age_error
+from benchmarks.papers.richter2022_tables import of_folds, of_structures
+from fewlabel.cohort import Case
+from fewlabel.export import Choice, export_run
+from fewlabel.model import CARD, Measured, read_model
+from fewlabel.whole import write_text
+
+MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
+TABLE = RESULTS / "neonate-drawem9_folds.csv"
+LEVELS = ((4.0, 1400, 1e-2), (2.0, 1200, 6e-3), (1.0, 160, 2e-3))
+"""Voxel size in mm, steps, learning rate."""
+DESCRIPTION = "9 tissues of the newborn brain as Draw-EM has them, and the age at scan"
+INPUT = "T1w or T2w scans of newborns of 28 to 44 weeks, or both together"
+
+
+def level(spacing_mm: float, steps: int, rate: float, manifest: Path) -> dict[str, Any]:
+    """Settings of one resolution."""
+    found = settings(NEONATAL, manifest, steps, 0)
+    found["augment"] |= {"synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2}
+    found["optimizer"] |= {"learning_rate": rate, "ema": 0.98 if spacing_mm == 1 else 0.99}
+    return found | {
+        "working": found["working"] | {"spacing_mm": spacing_mm},
+        "patches": found["patches"] | {"size": [round(n / spacing_mm) for n in FIELD_MM]},
+        "field_mm": list(FIELD_MM),
+        "windows": False,
+        "description": DESCRIPTION,
+        "input": INPUT,
+    }
+
+
+def trained(bench: Bench, name: str, cases: Sequence[Case]) -> Path:
+    """The run of the finest level."""
+    manifest, start = bench.manifest(name, cases), None
+    for spacing_mm, steps, rate in LEVELS:
+        found = level(spacing_mm, max(4, round(steps * bench.asked.scale)), rate, manifest)
+        run = bench.train(f"{name}-{spacing_mm:g}mm", found | {"start": start})
+        start = str(run)
+    return Path(str(start))
+
+
+def model(bench: Bench) -> None:
+    run = trained(bench, "model", split_of(weeks(bench.asked.data), (), "val"))
+    out = MODEL if bench.asked.scale == 1 else bench.work / MODEL.name
+    print(export_run(run, out, Choice(license=LICENSE)).as_text())
+
+
+def folds(bench: Bench) -> None:
+    table = TABLE if bench.asked.scale == 1 else bench.work / TABLE.name
+    done = {int(row["fold"]) for row in read_rows(table)}
+    for number, held in enumerate(FOLDS):
+        if number in done:
+            continue
+        cases = split_of(weeks(bench.asked.data), held, "val")
+        run = trained(bench, f"fold{number}", cases)
+        network = export_run(run, bench.work / f"fold{number}-model", Choice()).model
+        rows = [
+            {**provenance(bench.asked.note), "fold": number, **row}
+            for case in cases
+            if case.split == "val"
+            for row in score_natively(network, case)
+        ]
+        add_rows(table, rows)
+        print(*of_folds(read_rows(table)), sep="\n", flush=True)
+
+
+def measured(rows: list[dict[str, str]]) -> None:
+    """Writes what the folds say into the model's card."""
+    found = []
+    for seen in dict.fromkeys(row["input"] for row in rows):
+        cases: dict[str, list[float]] = {}
+        for row in rows:
+            if row["input"] == seen:
+                cases.setdefault(row["case"], []).append(float(row["dice"]))
+        mean = statistics.fmean(statistics.fmean(values) for values in cases.values())
+        data = f"neonatal-templates, {seen}, {len(cases)} weeks not seen"
+        found.append(
+            Measured(data=data, metric="mean Dice of structures, averages of many newborns",
+                     value=round(mean, 4))
+        )  # fmt: skip
+    told = {row["case"]: row for row in rows if row["input"] == "T1w and T2w"}
+    errors = [abs(float(r["age_weeks"]) - float(r["true_weeks"])) for r in told.values()]
+    with_age_error(read_model(MODEL), float(np.quantile(errors, 0.9)))
+    card = read_model(MODEL).card.model_copy(update={"measured": tuple(found)})
+    write_text(MODEL / CARD, card.model_dump_json(indent=1) + "\n")
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--only", nargs="+", choices=["model", "folds"], default=["model", "folds"])
+    ask.add_argument("--data", type=Path, default=Path("../shared/data"))
+    ask.add_argument("--work", type=Path, default=Path("runs") / "neonate")
+    ask.add_argument("--scale", type=float, default=1.0, help="of all steps, to try the script")
+    ask.add_argument("--note", default="")
+    bench = Bench(ask.parse_args())
+    for part in bench.asked.only:
+        {"model": model, "folds": folds}[part](bench)
+    rows = read_rows(TABLE)
+    if rows and bench.asked.scale == 1:
+        measured(rows)
+        for table in (of_folds, of_structures):
+            print(*table(rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
