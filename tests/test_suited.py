@@ -100,11 +100,10 @@ def test_a_child_is_between_all_models_and_it_is_told():
     assert found.doubt.startswith("The person is 6 years old")
 
 
-def test_a_second_image_needs_the_model_that_looks_at_it():
-    found = choose_model(head(ADULT_MM), UNKNOWN, ["T2w"])
-
-    assert found.model.card.name == NEWBORN
-    assert found.why == "which looks at T2w as well"
+def test_a_second_image_is_refused_where_the_model_that_suits_would_not_look_at_it():
+    assert choose_model(head(NEWBORN_MM), UNKNOWN, ["T2w"]).model.card.name == NEWBORN
+    with pytest.raises(ConfigError, match=r"adult-aseg32, for adults: .* not look at T2w"):
+        choose_model(head(ADULT_MM), UNKNOWN, ["T2w"])
 
 
 def test_files_get_their_models_and_records_say_so(tmp_path):
@@ -146,7 +145,7 @@ def test_the_command_chooses_and_names_the_modalities_it_knows(tmp_path, capsys)
     other = saved(head(NEWBORN_MM), tmp_path / "sub-2_T1w.nii.gz")
 
     assert command("segment", scan, "--with", other, "--out", tmp_path / "out") == 0
-    assert f"{NEWBORN}, which looks at T1w as well" in capsys.readouterr().out
+    assert f"{NEWBORN}, for newborns" in capsys.readouterr().out
     with pytest.raises(ConfigError):
         heads_of([scan], ("T1w", "T2w"), None, [str(tmp_path / "sub-2_FLAIR.nii.gz")])
 

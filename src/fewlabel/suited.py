@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fewlabel.engine import Compute
+from fewlabel.errors import ConfigError
 from fewlabel.field import bright_mm
 from fewlabel.io import read_scan
 from fewlabel.modalities import Images
@@ -78,25 +79,26 @@ def choose_model(scan: Scan, age: Age, modalities: Iterable[str] = ()) -> Suited
         modalities: Of further images, which only some models look at.
 
     Raises:
+        ConfigError: If the model that suits the scan does not look at further images.
         ModelFolderError: If a model's files are damaged.
     """
-    shipped = {m.card.name: m for m in list_models() if m.card.name in MADE_FOR}
-    wanted = set(modalities)
-    able = [name for name, m in shipped.items() if not wanted or wanted < set(m.card.looks_at)]
-    if wanted and len(able) == 1:
-        (name,) = able
-        return Suited(find_model(name), f"which looks at {' and '.join(sorted(wanted))} as well")
-    width, length = bright_mm(scan)
-    size = f"{width:.0f} mm wide and {length:.0f} mm long"
-    name, why, doubt = _by_age_or_size(age, (width, length), size, able or [DEFAULT])
-    return Suited(find_model(name), why, doubt)
+    shipped = [m.card.name for m in list_models() if m.card.name in MADE_FOR]
+    name, why, doubt = _by_age_or_size(age, bright_mm(scan), shipped)
+    model, others = find_model(name), list(modalities)
+    if others and not set(others) < set(model.card.looks_at):
+        raise ConfigError(
+            f"The model {name}, {why}, does not look at {' and '.join(others)} as well.",
+            fix="leave out --with, or name another model with --model (`fewlabel models`).",
+        )
+    return Suited(model, why, doubt)
 
 
 def _by_age_or_size(
-    age: Age, extent: tuple[float, float], size: str, able: list[str]
+    age: Age, extent: tuple[float, float], shipped: Iterable[str]
 ) -> tuple[str, str, str | None]:
     """Name, reason and doubt."""
-    made: Mapping[str, MadeFor] = {name: MADE_FOR[name] for name in able}
+    made: Mapping[str, MadeFor] = {name: MADE_FOR[name] for name in shipped}
+    size = f"{extent[0]:.0f} mm wide and {extent[1]:.0f} mm long"
     if age.years is not None:
         told = [name for name, one in made.items() if _within(age.years, one.age_years)]
         if told:
