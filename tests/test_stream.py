@@ -13,7 +13,7 @@ from fewlabel.field import main_body
 from fewlabel.grid import Grid
 from fewlabel.labels import Label, LabelProtocol
 from fewlabel.patches import tile_starts, tile_weights
-from fewlabel.shares import Shares, every
+from fewlabel.shares import Shares, box_of, every
 from tests.band_model import band_onnx
 
 FIELD = (12, 16, 10)
@@ -141,3 +141,20 @@ def test_a_limit_of_memory_halves_the_window_until_it_fits(onnx_of):
     assert i * j * k < 64 * 128 * 64
     with pytest.raises(ConfigError, match=r"limit of memory is 0\.1 GB; this model needs 0\.54 GB"):
         stream_engine(path, "bands", rule, Compute(threads=1, max_memory_gb=0.1))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("planes", [1, 5, 12])
+def test_boxes_of_what_is_stored_are_those_of_the_whole(planes, gone):
+    dense = blobs(9)
+    shares = stored(dense, planes, 500.0)
+    if gone:
+        islands = np.random.default_rng(0).random(FIELD) < 0.7
+        shares.remove(islands)
+        dense[1:, islands] = 0
+
+    for number in range(1, 9):
+        for least in (1.0, 60.0, 255.5):
+            found, expected = shares.box(number, least), box_of(dense[number], least)
+            assert (found is None) == (expected is None)
+            assert found is None or np.array_equal(found, expected)

@@ -77,13 +77,19 @@ class Shares:
 
     def box(self, number: int, least: float) -> Int16[np.ndarray, "2 3"] | None:
         """First and one past the last voxel along each axis where a class reaches `least`."""
-        parts = self._parts[number]
-        if not parts:
+        boxes = []
+        for part in self._parts[number]:
+            values = self._values(part)
+            if self._gone is not None:
+                gone = self._gone[_between(list(part.start), list(part.end), (0, 0, 0))]
+                values = np.where(gone, 0 if number else 255, values)
+            found = box_of(values, least)
+            if found is not None:
+                boxes.append(found + np.array(part.start))
+        if not boxes:
             return None
-        low = np.min([part.start for part in parts], axis=0)
-        high = np.max([part.end for part in parts], axis=0)
-        found = box_of(self.cut(number, index(low), index(high - low)), least)
-        return None if found is None else (found + low).astype(np.int16)
+        low, high = np.min(boxes, axis=0)[0], np.max(boxes, axis=0)[1]
+        return np.stack([low, high]).astype(np.int16)
 
     def cut(self, number: int, start: Index, shape: Index) -> UInt8[np.ndarray, "i j k"]:
         """A part of one class; `start` and `shape` must lie within the field."""
