@@ -38,6 +38,17 @@ def by_label(rows: Sequence[Row], task: str, group: str) -> dict[str, float]:
     }
 
 
+def _by_case(rows: Sequence[Row], task: str, group: str) -> dict[tuple[str, str], float]:
+    """Dice by labeled scan, as in `by_label`, and case."""
+    return {
+        (row["moving"] if task == "registration" else row["labeled"], row["case"]): float(
+            row["dice"]
+        )
+        for row in rows
+        if row["task"] == task and row["group"] == group
+    }
+
+
 def _table(study: str, rows: Sequence[Row]) -> str:
     lines = [
         f"### {study}",
@@ -84,12 +95,16 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _ahead(of: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Joint less separate training, in Dice points, by labeled scan."""
+    """Joint less separate training, in Dice points, by labeled scan, on what both were scored."""
     lines = []
     for task, other in (("registration", "unsupervised"), ("segmentation", "segmentation")):
         for group in ("new", "unlabeled"):
-            a, b = by_label(of[other], task, group), by_label(of["joint"], task, group)
-            gains = [100 * (b[key] - a[key]) for key in b if key in a]
+            a, b = _by_case(of[other], task, group), _by_case(of["joint"], task, group)
+            both = {key: 100 * (b[key] - a[key]) for key in b if key in a}
+            gains = [
+                mean(gain for (of_label, _), gain in both.items() if of_label == own)
+                for own in dict.fromkeys(of_label for of_label, _ in both)
+            ]
             if gains:
                 listed = ", ".join(f"{gain:+.1f}" for gain in gains)
                 lines.append(
