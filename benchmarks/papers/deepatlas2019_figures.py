@@ -146,6 +146,7 @@ def draw_pair(
     x, z = i + voxels[0], k + voxels[2]
     for lines_x, lines_z in ((x[::4], z[::4]), (x.T[::4], z.T[::4])):
         axes[3].plot(lines_x.T, lines_z.T, color="tab:orange", linewidth=0.5)
+    axes[3].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
