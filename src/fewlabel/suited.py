@@ -42,7 +42,7 @@ class MadeFor:
     def fits(self, width_mm: float, length_mm: float) -> int:
         """How many of two extents are usual.
 
-        >>> ADULTS.fits(120, 80), NEWBORNS.fits(72, 103)
+        >>> ADULTS.fits(120.0, 80.0), NEWBORNS.fits(72.0, 103.0)
         (1, 2)
         """
         return _within(width_mm, self.width_mm) + _within(length_mm, self.length_mm)
