@@ -13,6 +13,7 @@ from fewlabel.field import main_body
 from fewlabel.grid import Grid
 from fewlabel.labels import Label, LabelProtocol
 from fewlabel.patches import tile_starts, tile_weights
+from fewlabel.resample import resample
 from fewlabel.shares import Shares, box_of, every
 from tests.band_model import band_onnx
 
@@ -158,3 +159,31 @@ def test_boxes_of_what_is_stored_are_those_of_the_whole(planes, gone):
             found, expected = shares.box(number, least), box_of(dense[number], least)
             assert (found is None) == (expected is None)
             assert found is None or np.array_equal(found, expected)
+
+
+def test_structures_that_lie_outside_of_the_scan_do_no_harm():
+    """The field reaches beyond a scan whose view ends early, and boxes may lie beyond it, too."""
+    dense, working = blobs(33), Grid(FIELD, np.eye(4))
+    whole = restore(dense, working, working, protocol_of(33)).data
+    for axis, low, high in product(range(3), (0, 5), (6, 10)):
+        first, shape = [0, 0, 0], list(FIELD)
+        first[axis], shape[axis] = low, high - low
+        affine = np.eye(4)
+        affine[:3, 3] = first
+        part = Grid(tuple(shape), affine)
+
+        found = restore(stored(dense, 3), working, part, protocol_of(33)).data
+
+        cut = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+        assert np.array_equal(found, whole[cut])
+
+
+@pytest.mark.parametrize("start", [-30, -12, 20, 40])
+def test_a_grid_that_sees_nothing_gets_what_lies_outside(start):
+    data = np.ones((9, 9, 9), dtype=np.float32)
+    for count in (0, 5):
+        affine = np.eye(4)
+        affine[0, 3] = start
+        found = resample(data, Grid(data.shape, np.eye(4)), Grid((count, 9, 9), affine), 7.0)
+        assert found.shape == (count, 9, 9)
+        assert (found == 7).all()

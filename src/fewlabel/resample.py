@@ -51,7 +51,8 @@ class _Line:
         return moved
 
     def _shifted(self, data: np.ndarray, axis: int, shift: int, outside: float) -> np.ndarray:
-        first, last = max(shift, 0), min(shift + self.n_target, self.n_source)
+        first = max(shift, 0)
+        last = max(first, min(shift + self.n_target, self.n_source))
         kept = data.swapaxes(0, axis)[first:last]
         if len(kept) == self.n_target:
             return kept.swapaxes(0, axis)
