@@ -47,6 +47,11 @@ HERE = Path(__file__).parent
 Run = dict[str, float]
 
 
+def results_of(side: str, known: dict[str, Any]) -> Path:
+    """Where a way of running fewlabel puts its results."""
+    return Path(known["fewlabel"]) / side.replace(" ", "-")
+
+
 def command_of(side: str, settings: Path, asked: argparse.Namespace) -> list[str]:
     """What a side is started with."""
     known = json.loads(settings.read_text())
@@ -54,7 +59,14 @@ def command_of(side: str, settings: Path, asked: argparse.Namespace) -> list[str
         return [asked.nnunet_python, str(HERE / "peers_nnunet.py"), str(settings)]
     if side == "monai":
         return [sys.executable, str(HERE / "peers_monai.py"), str(settings)]
-    words = ["segment", known["scan"], "--model", known["model"], "--out", known["fewlabel"]]
+    words = [
+        "segment",
+        known["scan"],
+        "--model",
+        known["model"],
+        "--out",
+        str(results_of(side, known)),
+    ]
     words += ["--threads", str(asked.threads), "--overwrite", "--json"]
     how = side.split()[1:]
     words += ["--precision", "exact"] if "exact" in how else []
@@ -168,7 +180,7 @@ def row_of(
     expected, model, settings = known
     said = json.loads(settings.read_text())
     ours = side.startswith("fewlabel")
-    file = next(Path(said["fewlabel"]).glob("*_dseg.nii.gz")) if ours else Path(said[side])
+    file = next(results_of(side, said).glob("*_dseg.nii.gz")) if ours else Path(said[side])
     middle = {key: median(run[key] for run in runs[side]) for key in runs[side][0]}
     fastest = min(median(run["wall_s"] for run in r) for s, r in runs.items() if "few" in s)
     return provenance(asked.note) | {
