@@ -83,7 +83,7 @@ def choose_model(scan: Scan, age: Age, modalities: Iterable[str] = ()) -> Suited
         ModelFolderError: If a model's files are damaged.
     """
     shipped = [m.card.name for m in list_models() if m.card.name in MADE_FOR]
-    name, why, doubt = _by_age_or_size(age, bright_mm(scan), shipped)
+    name, why, doubt = _by_age_or_size(age, scan, shipped)
     model, others = find_model(name), list(modalities)
     if others and not set(others) < set(model.card.looks_at):
         raise ConfigError(
@@ -93,17 +93,16 @@ def choose_model(scan: Scan, age: Age, modalities: Iterable[str] = ()) -> Suited
     return Suited(model, why, doubt)
 
 
-def _by_age_or_size(
-    age: Age, extent: tuple[float, float], shipped: Iterable[str]
-) -> tuple[str, str, str | None]:
+def _by_age_or_size(age: Age, scan: Scan, shipped: Iterable[str]) -> tuple[str, str, str | None]:
     """Name, reason and doubt."""
     made: Mapping[str, MadeFor] = {name: MADE_FOR[name] for name in shipped}
-    size = f"{extent[0]:.0f} mm wide and {extent[1]:.0f} mm long"
     if age.years is not None:
         told = [name for name, one in made.items() if _within(age.years, one.age_years)]
         if told:
             years = f"{age.weeks:.4g} weeks" if age.years < 1 and age.weeks else _years(age.years)
             return told[0], f"for {made[told[0]].people}: the person is {years} old", None
+    extent = bright_mm(scan)  # not looked at where the age decides
+    size = f"{extent[0]:.0f} mm wide and {extent[1]:.0f} mm long"
     best = max(made, key=lambda name: (made[name].fits(*extent), name == DEFAULT))
     people, why = made[best].people, f"for {made[best].people}: the head or brain is {size}"
     groups = " nor ".join(one.people for one in made.values())
