@@ -20,11 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import RESULTS, add_rows, provenance, read_rows
 from benchmarks.papers.richter2022 import FIELD_MM, FOLDS, LICENSE, NEONATAL, Bench, settings
-from benchmarks.papers.richter2022_data import score_natively, split_of, weeks, with_age_error
+from benchmarks.papers.richter2022_data import (
+    score_fold,
+    split_of,
+    usual_age_error,
+    weeks,
+    with_age_error,
+)
 from benchmarks.papers.richter2022_tables import of_folds, of_structures
 from fewlabel.cohort import Case
 from fewlabel.export import Choice, export_run
@@ -79,13 +83,8 @@ def folds(bench: Bench) -> None:
         cases = split_of(weeks(bench.asked.data), held, "val")
         run = trained(bench, f"fold{number}", cases)
         network = export_run(run, bench.work / f"fold{number}-model", Choice()).model
-        rows = [
-            {**provenance(bench.asked.note), "fold": number, **row}
-            for case in cases
-            if case.split == "val"
-            for row in score_natively(network, case)
-        ]
-        add_rows(table, rows)
+        about, rows = provenance(bench.asked.note), score_fold(network, cases, number)
+        add_rows(table, [{**about, **row} for row in rows])
         print(*of_folds(read_rows(table)), sep="\n", flush=True)
 
 
@@ -103,9 +102,9 @@ def measured(rows: list[dict[str, str]]) -> None:
             Measured(data=data, metric="mean Dice of structures, averages of many newborns",
                      value=round(mean, 4))
         )  # fmt: skip
-    told = {row["case"]: row for row in rows if row["input"] == "T1w and T2w"}
-    errors = [abs(float(r["age_weeks"]) - float(r["true_weeks"])) for r in told.values()]
-    with_age_error(read_model(MODEL), float(np.quantile(errors, 0.9)))
+    error = usual_age_error(rows)
+    assert error is not None
+    with_age_error(read_model(MODEL), error)
     card = read_model(MODEL).card.model_copy(update={"measured": tuple(found)})
     write_text(MODEL / CARD, card.model_dump_json(indent=1) + "\n")
 

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from benchmarks.common import RESULTS, add_rows, provenance, read_rows
@@ -36,8 +35,9 @@ from benchmarks.papers.richter2022_data import (
     at_2_mm,
     hidden,
     malc,
-    score_natively,
+    score_fold,
     split_of,
+    usual_age_error,
     weeks,
     with_age_error,
 )  # fmt: skip
@@ -163,13 +163,7 @@ def folds(bench: Bench) -> None:
         cases = split_of(everybody, held, "val")
         run = bench.coarse_to_fine(f"fold{number}", "folds", cases)
         model = export_run(run, bench.work / f"fold{number}-model", Choice()).model
-        rows = [
-            {"fold": number, **row}
-            for case in cases
-            if case.split == "val"
-            for row in score_natively(model, case)
-        ]
-        bench.keep("folds", rows)
+        bench.keep("folds", score_fold(model, cases, number))
         print(*of_folds(bench.rows("folds")), sep="\n", flush=True)
 
 
@@ -177,11 +171,10 @@ def model(bench: Bench) -> None:
     cases = split_of(weeks(bench.asked.data), (), "val")
     run = bench.coarse_to_fine("model", "model", cases)
     out = MODEL if bench.asked.scale == 1 else bench.work / "richter2022-neonatal"
-    told = {row["case"]: row for row in bench.rows("folds") if row["input"] == "T1w and T2w"}
-    errors = [abs(float(r["age_weeks"]) - float(r["true_weeks"])) for r in told.values()]
+    error = usual_age_error(bench.rows("folds"))
     print(export_run(run, out, Choice(license=LICENSE, with_weights=True)).as_text())
-    if errors:
-        with_age_error(read_model(out), float(np.quantile(errors, 0.9)))
+    if error is not None:
+        with_age_error(read_model(out), error)
 
 
 # Budgets

@@ -121,6 +121,19 @@ def score_natively(model: ModelFolder, case: Case) -> Iterator[dict[str, Any]]:
                 yield about | {"structure": structure, "dice": f"{value:.4f}"}
 
 
+def score_fold(model: ModelFolder, cases: Sequence[Case], number: int) -> list[dict[str, Any]]:
+    """`score_natively` of the cases that are held out, with the number of the fold."""
+    held = (case for case in cases if case.split == "val")
+    return [{"fold": number, **row} for case in held for row in score_natively(model, case)]
+
+
+def usual_age_error(rows: Sequence[dict[str, str]]) -> float | None:
+    """So many weeks off are 9 of 10 ages told from both modalities at most; None without rows."""
+    told = {row["case"]: row for row in rows if row["input"] == "T1w and T2w"}
+    errors = [abs(float(r["age_weeks"]) - float(r["true_weeks"])) for r in told.values()]
+    return float(np.quantile(errors, 0.9)) if errors else None
+
+
 def with_age_error(model: ModelFolder, error_weeks: float) -> ModelFolder:
     """The model folder, whose card says how far off 90 % of its ages are at most."""
     card = model.card
