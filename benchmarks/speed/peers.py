@@ -1,12 +1,14 @@
 """One scan from file to file: fewlabel, nnU-Net and MONAI with the same U-Net and weights.
 
     python -m benchmarks.speed.peers --nnunet-python nnunet/bin/python [--classes 33 139]
+        [--scans head brain]
 
 nnU-Net needs an environment of its own: see train_vs_nnunet.py. The scan has 256 x 256 x 256 voxels
-of 1 mm; the network works at 1 mm too. Each run is a cold process on the same cores: it reads the
-scan, prepares it as its makers do, predicts (nnU-Net: its predictor, no mirroring, half a patch of
-overlap; MONAI: its sliding window, a quarter of overlap, Gaussian weights), goes back to the scan's
-grid and writes the labels. Wall time and peak memory are those of the whole process.
+of 1 mm, and shows a head (a brain with a skull drawn around it) or the brain alone, to which
+nnU-Net crops it; the network works at 1 mm too. Each run is a cold process on the same cores: it
+reads the scan, prepares it as its makers do, predicts (nnU-Net: its predictor, no mirroring, half a
+patch of overlap; MONAI: its sliding window, a quarter of overlap, Gaussian weights), goes back to
+the scan's grid and writes the labels. Wall time and peak memory are those of the whole process.
 
 Every answer is compared with that of torch in float32, which gets what fewlabel's network gets.
 The floor is the network's operations, counted, over the speed of a large matrix product, measured
@@ -145,27 +147,33 @@ def operations(model: ModelFolder) -> float:
     return float(counted.get_total_flops())
 
 
-def measure(n_classes: int, asked: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
-    """All sides on one network, in turns."""
+def measure(
+    n_classes: int, kind: str, asked: argparse.Namespace, place: Path
+) -> list[dict[str, Any]]:
+    """All sides on one network and one scan, in turns."""
     folder = asked.model or trained(n_classes, place, asked.train_steps, asked.data)
     model = read_model(folder)
-    scan = head_scan(place, asked.data)
+    scan = head_scan(place, asked.data, kind)
     settings = settings_of(model, scan, place, asked)
     ways = [way for limit in asked.max_memory for way in (limit, f"exact {limit}")]
     sides = [f"fewlabel {way}".strip() for way in ways]
     sides += ["monai", *(["nnunet"] if asked.nnunet_python else [])]
     runs: dict[str, list[Run]] = {side: [] for side in sides}
-    for _ in range(asked.runs):
+    for turn in range(asked.runs):
         for side in sides:
+            if not side.startswith("fewlabel") and turn >= asked.peer_runs:
+                continue
             runs[side].append(run_once(command_of(side, settings, asked), asked.threads))
-            print(f"{side}, {model.card.protocol.n_classes} classes: {runs[side][-1]}", flush=True)
+            print(f"{side}, {kind}, {n_classes} classes: {runs[side][-1]}", flush=True)
     expected = reference(model, scan).astype(np.int64)
     done = operations(model)
     kind = torch.bfloat16 if asked.floor == "bf16" else torch.float32
     floor = done / peak(asked.threads, kind)
     return [
-        row_of(side, runs, (expected, model, settings), floor, asked)
-        | {"gflop": f"{done / 1e9:.0f}"}
+        provenance(asked.note)
+        | {"scan": kind}
+        | row_of(side, runs, (expected, model, settings), floor)
+        | {"gflop": f"{done / 1e9:.0f}", "runs": len(runs[side])}
         for side in sides
     ]
 
@@ -175,7 +183,6 @@ def row_of(
     runs: dict[str, list[Run]],
     known: tuple[np.ndarray, ModelFolder, Path],
     floor: float,
-    asked: argparse.Namespace,
 ) -> dict[str, Any]:
     expected, model, settings = known
     said = json.loads(settings.read_text())
@@ -183,7 +190,7 @@ def row_of(
     file = next(results_of(side, said).glob("*_dseg.nii.gz")) if ours else Path(said[side])
     middle = {key: median(run[key] for run in runs[side]) for key in runs[side][0]}
     fastest = min(median(run["wall_s"] for run in r) for s, r in runs.items() if "few" in s)
-    return provenance(asked.note) | {
+    return {
         "side": side,
         "classes": model.card.protocol.n_classes,
         **{key: f"{value:.2f}" for key, value in middle.items()},
@@ -209,7 +216,8 @@ def settings_of(model: ModelFolder, scan: Path, place: Path, asked: argparse.Nam
     script = place / f"network{n_classes}.pt"
     with torch.inference_mode():
         torch.jit.trace(only, torch.zeros(1, 1, 64, 64, 64)).save(str(script))
-    settings = place / f"settings{n_classes}.json"
+    kind = f"{scan.name.split('_')[0]}{n_classes}"
+    settings = place / f"settings-{kind}.json"
     settings.write_text(
         json.dumps(
             {
@@ -220,9 +228,9 @@ def settings_of(model: ModelFolder, scan: Path, place: Path, asked: argparse.Nam
                 "spacing_mm": card.grid.spacing_mm,  # type: ignore[union-attr]
                 "patch": asked.patch,
                 "threads": asked.threads,
-                "fewlabel": str(place / f"fewlabel{n_classes}"),
-                "monai": str(place / f"monai{n_classes}.nii.gz"),
-                "nnunet": str(place / f"nnunet{n_classes}.nii.gz"),
+                "fewlabel": str(place / f"fewlabel-{kind}"),
+                "monai": str(place / f"monai-{kind}.nii.gz"),
+                "nnunet": str(place / f"nnunet-{kind}.nii.gz"),
             }
         )
     )
@@ -252,6 +260,8 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=128, help="of nnU-Net and MONAI")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peer-runs", type=int, default=3, help="of nnU-Net and MONAI")
+    parser.add_argument("--scans", nargs="+", choices=["head", "brain"], default=["head", "brain"])
     parser.add_argument("--floor", choices=["bf16", "f32"], default="bf16")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     asked = parser.parse_args()
@@ -260,10 +270,11 @@ def main() -> None:
         place = (asked.place or Path(temporary)).resolve()
         place.mkdir(parents=True, exist_ok=True)
         for n_classes in asked.classes[: 1 if asked.model else None]:
-            rows = measure(n_classes, asked, place)
-            add_rows(RESULTS / "peers_speed.csv", rows)
-            for row in rows:
-                print({k: row[k] for k in list(row)[5:]})
+            for kind in asked.scans:
+                rows = measure(n_classes, kind, asked, place)
+                add_rows(RESULTS / "peers_speed.csv", rows)
+                for row in rows:
+                    print({k: row[k] for k in list(row)[5:]}, flush=True)
 
 
 if __name__ == "__main__":

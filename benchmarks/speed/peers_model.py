@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import torch
 
+from benchmarks.models.robustness import with_skull
 from benchmarks.speed.train_vs_nnunet import cases_in
 from fewlabel.conform import GridRule, conform
 from fewlabel.export import write_export
@@ -25,11 +26,16 @@ PATCH = 96
 PROTOCOLS = {33: "aseg32", 139: "neuromorphometrics138"}
 
 
-def head_scan(place: Path, data: Path) -> Path:
-    """A scan of the data set on 256 x 256 x 256 voxels of 1 mm, 16-bit and gzipped."""
-    file = place / "head_T1w.nii.gz"
+def head_scan(place: Path, data: Path, kind: str) -> Path:
+    """A scan of the data set on 256 x 256 x 256 voxels of 1 mm, 16-bit and gzipped.
+
+    A `brain` alone, as the data set has it, or a `head`: with a skull drawn around the brain.
+    """
+    file = place / f"{kind}_T1w.nii.gz"
     if not file.exists():
         scan = read_scan(cases_in(data, 1, place)[0].scans["T1w"])
+        if kind == "head":
+            scan, _ = with_skull(scan)
         affine = np.eye(4)
         affine[:3, 3] = scan.grid.corners_mm().mean(axis=0) - 127.5
         moved = conform(scan, Grid((256, 256, 256), affine))

@@ -26,7 +26,7 @@ _BASE_BYTES, _VOXEL_BYTES = 400e6, 6
 """What a process takes without a network: programs; and for each voxel of the field scan, image
 and results."""
 _AT_ONCE_BYTES = 64e6
-_SHARES_PART = 0.25
+_SHARES_PART = 0.08
 """Part of the limit that probabilities may take before they go to disk."""
 
 

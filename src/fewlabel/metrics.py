@@ -95,8 +95,11 @@ def mean_surface_distance_mm(predicted: LabelMap, reference: LabelMap) -> Scores
 
 def volumes_mm3(labels: LabelMap) -> Scores:
     """Volume of every structure of the protocol in mm3; 0 for those that are absent."""
-    counts = np.bincount(labels.data.ravel() + 1, minlength=labels.protocol.n_classes + 1)[1:]
-    return _by_name(labels, [int(count) * labels.grid.voxel_mm3 for count in counts])
+    n = labels.protocol.n_classes + 1
+    counts = np.zeros(n, dtype=np.int64)
+    for plane in labels.data:  # at once, counting takes eight bytes for each voxel
+        counts += np.bincount(plane.ravel() + 1, minlength=n)
+    return _by_name(labels, [int(count) * labels.grid.voxel_mm3 for count in counts[1:]])
 
 
 def predicted_volume_mm3(predicted: LabelMap, reference: LabelMap) -> Scores:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os.path import relpath
 from pathlib import Path
@@ -266,20 +267,23 @@ def _segment_files(ready: Ready, paths: ResultPaths) -> Segmentation:
     scan = images.file
     result, shown = _in_memory(ready, age_of(scan))
     name = scan.absolute().name
-    with watch.stage("picture"):
-        about = f"{card.name} {card.version}"
-        drawn = picture(shown, result.labels, title=name, lines=[about, *result.warnings])
+
+    def drawn() -> bytes:
+        lines = [f"{card.name} {card.version}", *result.warnings]
+        with watch.stage("picture"):
+            return picture(shown, result.labels, title=name, lines=lines)
+
     result.record["scan"] = name
     result.record["source"] = Path(relpath(scan, paths.record.parent)).as_posix()
     if len(card.looks_at) > 1:
         result.record["images"] = as_files(images, card, paths.record.parent)
-    with watch.stage("write"):
+    with ThreadPoolExecutor(1) as beside, watch.stage("write"):
         write_results(
             paths,
             scan=scan,
             labels=result.labels,
             volumes_mm3=result.volumes_mm3,
-            picture=drawn,
+            picture=beside.submit(drawn).result,
             record=result.record,
         )
     return replace(result, paths=paths)

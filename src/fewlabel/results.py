@@ -10,7 +10,7 @@ sub-01_dseg.json     how it came about; written last, so that it marks a whole r
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,24 +134,26 @@ def write_results(
     scan: Path,
     labels: LabelMap,
     volumes_mm3: Mapping[str, float],
-    picture: bytes,
+    picture: Callable[[], bytes],
     record: Mapping[str, Any],
 ) -> None:
     """Write the five files of one scan; they appear at the end, the record last.
 
+    `picture` and then `record` are looked at once the labels are written.
+
     Raises:
         OutputError: If they cannot be written; then none of them is there.
     """
-    contents = {
-        paths.legend: legend(labels.protocol).encode(),
-        paths.volumes: _volumes_table(volumes_mm3).encode(),
-        paths.picture: picture,
-        paths.record: (json.dumps(record, indent=1) + "\n").encode(),
-    }
     with ExitStack() as whole:
         # The last to be entered is the first to be left, which is when a file appears.
         drafts = {path: whole.enter_context(write_whole(path)) for path in reversed(paths.all())}
         write_labels(labels, drafts[paths.labels], like=scan)
+        contents = {
+            paths.legend: legend(labels.protocol).encode(),
+            paths.volumes: _volumes_table(volumes_mm3).encode(),
+            paths.picture: picture(),
+            paths.record: (json.dumps(record, indent=1) + "\n").encode(),
+        }
         for path, content in contents.items():
             drafts[path].write_bytes(content)
         paths.record.unlink(missing_ok=True)  # from here on, what was there is no longer whole
