@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from fewlabel.aligned import align_cases
-from fewlabel.augment import AugmentConfig
-from fewlabel.batches import Example, PatchConfig, Patches, make_examples
+from fewlabel.batches import Example, Patches, make_examples
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import WorkingRule
 from fewlabel.errors import CohortError
 from fewlabel.labels import LabelProtocol
-from fewlabel.losses_deep_atlas import Classes, RegisterTurn, RegistrationLoss, SegmentTurn
+from fewlabel.losses_deep_atlas import (
+    Carrier,
+    Classes,
+    Look,
+    RegisterTurn,
+    RegistrationLoss,
+    SegmentTurn,
+)
 from fewlabel.pairs import Pairs, PairsAndPatches
 from fewlabel.train.stage import Turn
 
@@ -72,31 +76,17 @@ class Study:
         pairs = Pairs(self.examples, self.protocol, labeled_share, self.seed)
         return Turn(("register",), pairs, RegisterTurn(loss, self.classes, teacher), times)
 
-    def segment_turn(
-        self,
-        patches: tuple[PatchConfig, AugmentConfig, int],
-        carried: tuple[str | None, float, float, bool],
-        times: int,
-    ) -> Turn:
-        """Steps of the network "segment".
-
-        Args:
-            patches: What it sees, of which it looks at every so many voxels along each axis.
-            carried: Which network carries labels to scans without, how much they count, how
-                often their own scan moves with them, and whether the network is held still, so
-                that each pair needs it only once.
-            times: Steps of a turn.
-        """
-        config, augment, every = patches
-        teacher, weight, moved, still = carried
+    def segment_turn(self, look: Look, carrier: Carrier | None, times: int) -> Turn:
+        """Steps of the network "segment", so many in a turn."""
         labeled = [one for one in self.examples if one.contracts] or self.examples
-        draw = Patches(labeled, {self.protocol.name: self.protocol}, config, augment, self.seed)
-        known: dict[tuple[int, ...], tuple[Tensor, Tensor]] | None = {} if still else None
-        loss = SegmentTurn(self.classes, teacher, config.size, augment, weight, moved, every, known)
-        if teacher is None:
+        heads = {self.protocol.name: self.protocol}
+        draw = Patches(labeled, heads, look.patches, look.augment, self.seed)
+        loss = SegmentTurn(self.classes, look, carrier)
+        if carrier is None:
             return Turn(("segment",), draw, loss, times)
         pairs = Pairs(self.examples, self.protocol, 1.0, self.seed, unlabeled=True)
-        return Turn(("segment",), PairsAndPatches(pairs, draw, config.size, self.seed), loss, times)
+        both = PairsAndPatches(pairs, draw, look.patches.size, self.seed)
+        return Turn(("segment",), both, loss, times)
 
 
 def with_labels_of(cases: Sequence[Case], labeled: Sequence[str] | None) -> tuple[Case, ...]:

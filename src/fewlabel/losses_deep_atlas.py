@@ -1,6 +1,6 @@
 """What each of DeepAtlas's two networks learns from while the other is held still."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewlabel.augment import AugmentConfig, augment
+from fewlabel.batches import PatchConfig
 from fewlabel.labels import UNLABELED
 from fewlabel.losses import dice_and_cross_entropy, soft_dice
 from fewlabel.losses_registration import anatomy_loss, bending_energy, local_correlation_loss
@@ -116,20 +117,50 @@ class RegisterTurn:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How scans are shown to the segmentation network.
+
+    Attributes:
+        patches: Their size, and how they are drawn.
+        augment: What is done to them.
+        every: Only so many voxels along each axis are looked at: the second, third and so on.
+    """
+
+    patches: PatchConfig
+    augment: AugmentConfig
+    every: int = 1
+
+    def thin(self, image: Tensor) -> Tensor:
+        """The voxels that are looked at, along the last three axes."""
+        return image[..., :: self.every, :: self.every, :: self.every]
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """How labels get to scans that have none.
+
+    Attributes:
+        network: Name of the registration network.
+        weight: Of carried labels; those of labeled patches count 1.
+        moved: In this share of steps carried labels are learned on their own scan, moved along
+            with them, instead of on the scan that they were carried to: both fit exactly.
+        held: Whether the network learns nothing meanwhile, so that each pair needs it once.
+    """
+
+    network: str
+    weight: float = 1.0
+    moved: float = 0.0
+    held: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class SegmentTurn:
     """The segmentation network's loss: of labeled patches, and of labels carried to a scan.
 
     Attributes:
         classes: What is told apart.
-        teacher: The registration network that carries labels; None: none are carried.
-        size: Voxels of the patch of the scan that labels are carried to.
-        augment: What is done to it.
-        weight: Of the carried labels.
-        moved: In this share of steps carried labels are learned on their own scan, moved along
-            with them, instead of on the scan that they were carried to: both fit exactly.
-        every: Only so many voxels along each axis are looked at: the second, third and so on.
-        carried: Labels that were carried before, by pair, if the teacher learns nothing
-            meanwhile; None: carry them anew each time.
+        look: How scans are shown.
+        carrier: How labels get to scans without; None: they do not.
 
     Source:
         xu2019, eq. of the segmentation loss. Departs from it: cross-entropy besides Dice where
@@ -139,36 +170,34 @@ class SegmentTurn:
     """
 
     classes: Classes
-    teacher: str | None
-    size: Index
-    augment: AugmentConfig
-    weight: float = 1.0
-    moved: float = 0.0
-    every: int = 1
-    carried: dict[tuple[int, ...], tuple[Tensor, Tensor]] | None = None
+    look: Look
+    carrier: Carrier | None = None
+    _known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    """What a held network has carried before, by pair."""
 
     def __call__(self, networks: Networks, batch: Batch) -> Losses:
         """Losses of a batch of `PairsAndPatches`."""
         net, name = networks["segment"], self.classes.head
-        image, drawn = self._thin(batch["image"]), self._thin(batch[f"classes/{name}"])
+        image, drawn = (self.look.thin(batch[key]) for key in ("image", f"classes/{name}"))
         merge = batch[f"merge/{name}"]
         supervised = dice_and_cross_entropy(net(image)[name], drawn, merge)
         total = supervised.cross_entropy + supervised.dice
         losses = {"supervised": total}
-        if self.teacher is not None:
-            carried = self._carried(networks, batch)
-            total = total + self.weight * carried
+        if self.carrier is not None:
+            carried = self._carried(networks, batch, self.carrier)
+            total = total + self.carrier.weight * carried
             losses["carried"] = carried
         return {"total": total, **losses}
 
-    def _carried(self, networks: Networks, batch: Batch) -> Tensor:
+    def _carried(self, networks: Networks, batch: Batch, carrier: Carrier) -> Tensor:
         image, labels = batch["fixed"], batch["moving_classes"]
         unlabeled = not bool((batch["fixed_classes"] != UNLABELED).any())
         if not unlabeled or not bool((labels != UNLABELED).any()):
             return image.new_zeros(())
-        moving, labels = self._moved(networks, batch)
-        image = moving if float(batch["chance"]) < self.moved else image
-        image, labels = (_patch(one, batch["start"], self.size) for one in (image, labels))
+        moving, labels = self._moved(networks, batch, carrier)
+        image = moving if float(batch["chance"]) < carrier.moved else image
+        size = self.look.patches.size
+        image, labels = (_patch(one, batch["start"], size) for one in (image, labels))
         image, labels = self._augmented(image[0], labels[0], float(batch["chance"]))
         logits = networks["segment"](image)[self.classes.head]
         return soft_dice(logits, labels, self.classes.table(image)[None])
@@ -177,27 +206,22 @@ class SegmentTurn:
         i, j, k = (int(n) for n in labels.shape)
         rng = torch.Generator().manual_seed(int(chance * 2**52))
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            found = augment(image.float(), labels, (i, j, k), self.augment, rng)
-        return self._thin(found.image[None]), self._thin(found.classes[None])
+            found = augment(image.float(), labels, (i, j, k), self.look.augment, rng)
+        return self.look.thin(found.image[None]), self.look.thin(found.classes[None])
 
-    def _moved(self, networks: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _moved(self, networks: Networks, batch: Batch, carrier: Carrier) -> tuple[Tensor, Tensor]:
         """The moving scan and its labels, carried to the fixed scan."""
-        assert self.teacher is not None
-        known = {} if self.carried is None else self.carried
-        pair = () if self.carried is None else tuple(int(n) for n in batch["pair"])
-        if pair in known:
-            image, labels = known[pair]
+        pair = tuple(int(n) for n in batch["pair"]) if carrier.held else ()
+        if pair in self._known:
+            image, labels = self._known[pair]
             return image.to(batch["fixed"].device), labels.to(batch["fixed"].device)
         with torch.no_grad():
-            motion = networks[self.teacher](batch["fixed"], batch["moving"])
+            motion = networks[carrier.network](batch["fixed"], batch["moving"])
             image = warp(batch["moving"], motion)
             labels = warp_classes(batch["moving_classes"], motion)
-        if self.carried is not None and len(known) < _MOST_CARRIED:
-            known[pair] = image.cpu(), labels.cpu()
+        if carrier.held and len(self._known) < _MOST_CARRIED:
+            self._known[pair] = image.cpu(), labels.cpu()
         return image, labels
-
-    def _thin(self, image: Tensor) -> Tensor:
-        return image[..., :: self.every, :: self.every, :: self.every]
 
 
 def _patch(image: Tensor, start: Tensor, size: Index) -> Tensor:

@@ -7,13 +7,21 @@ import torch
 import yaml
 
 from fewlabel.augment import NOTHING
+from fewlabel.batches import PatchConfig
 from fewlabel.datasets.phantom import phantom
 from fewlabel.deep_atlas_study import told_apart, with_labels_of
 from fewlabel.deformer import NetworkDeformer
 from fewlabel.errors import CohortError, ConfigError, ModelFolderError
 from fewlabel.export import export_run
 from fewlabel.labels import load_protocol
-from fewlabel.losses_deep_atlas import Classes, RegisterTurn, RegistrationLoss, SegmentTurn
+from fewlabel.losses_deep_atlas import (
+    Carrier,
+    Classes,
+    Look,
+    RegisterTurn,
+    RegistrationLoss,
+    SegmentTurn,
+)
 from fewlabel.model import ModelFolder
 from fewlabel.nets.register import RegistrationNet
 from fewlabel.nets.unet import UNet
@@ -143,6 +151,7 @@ def pair(fixed=-1, moving=-1):
 
 
 CLASSES = Classes("p", (0, 1, 2))
+LOOK = Look(PatchConfig(size=(8, 8, 8)), NOTHING)
 
 
 def test_anatomy_counts_where_both_have_labels_or_a_teacher_makes_them_up():
@@ -157,7 +166,7 @@ def test_anatomy_counts_where_both_have_labels_or_a_teacher_makes_them_up():
 def test_each_loss_moves_its_own_network_only():
     for turn, moved, still in (
         (RegisterTurn(RegistrationLoss(), CLASSES, "segment"), "register", "segment"),
-        (SegmentTurn(CLASSES, "register", (8, 8, 8), NOTHING), "segment", "register"),
+        (SegmentTurn(CLASSES, LOOK, Carrier("register")), "segment", "register"),
     ):
         nets = networks()
         turn(nets, pair(moving=1))["total"].backward()
@@ -166,7 +175,7 @@ def test_each_loss_moves_its_own_network_only():
 
 
 def test_labels_are_carried_only_to_scans_that_have_none():
-    turn = SegmentTurn(CLASSES, "register", (8, 8, 8), NOTHING)
+    turn = SegmentTurn(CLASSES, LOOK, Carrier("register"))
     assert turn(networks(), pair(moving=1))["carried"] > 0
     assert turn(networks(), pair(moving=1, fixed=1))["carried"] == 0
     assert turn(networks(), pair())["carried"] == 0
@@ -243,8 +252,8 @@ def test_a_held_network_is_asked_once_for_each_pair():
     }
     networks = {"segment": UNet({"three": 3}, channels=(4, 8)), "teacher": Still()}
     classes = Classes("three", (0, 1, 2))
-    for carried, times in (({}, 1), (None, 2)):
-        turn = SegmentTurn(classes, "teacher", (8, 8, 8), NOTHING, carried=carried)
+    for held, times in ((True, 1), (False, 2)):
+        turn = SegmentTurn(classes, LOOK, Carrier("teacher", held=held))
         asked.clear()
         first, second = (turn(networks, batch)["carried"].item() for _ in range(2))
         assert (len(asked), first) == (times, second)
@@ -276,7 +285,7 @@ def test_carried_labels_are_learned_on_their_own_scan_in_the_share_that_was_aske
         "classes/three": torch.randint(0, 3, (1, 8, 8, 8)),
         "merge/three": torch.arange(3)[None],
     }
-    turn = SegmentTurn(Classes("three", (0, 1, 2)), "teacher", (8, 8, 8), NOTHING, moved=0.3)
+    turn = SegmentTurn(Classes("three", (0, 1, 2)), LOOK, Carrier("teacher", moved=0.3))
     networks = {"segment": Sees({"three": 3}, channels=(4, 8)), "teacher": Moves()}
     for chance in (0.2, 0.4):
         turn(networks, batch | {"chance": torch.tensor(chance)})

@@ -32,7 +32,7 @@ from fewlabel.datasets.choice import DataConfig
 from fewlabel.deep_atlas_study import Study, with_labels_of
 from fewlabel.errors import ConfigError
 from fewlabel.labels import load_protocol
-from fewlabel.losses_deep_atlas import RegistrationLoss
+from fewlabel.losses_deep_atlas import Carrier, Look, RegistrationLoss
 from fewlabel.nets.register import RegistrationNet
 from fewlabel.nets.unet import UNet
 from fewlabel.settings import Settings
@@ -176,16 +176,15 @@ def _stage(config: Config, study: Study, name: str, networks: Networks) -> Stage
     last = config.joint_steps * segment // (segment + register)
     still = "_still" if name == "held" else ""
     teacher = f"segment{still}" if name in ("held", "joint") else None
-    carrier = None if "alone" in name else f"register{still}"
-    loss, drawn = (
-        config.registration,
-        (config.patches, config.augment, 2 if "coarse" in name else 1),
+    look = Look(config.patches, config.augment, 2 if "coarse" in name else 1)
+    carrier = Carrier(
+        f"register{still}", config.carried_weight, config.moved_share, held=name != "joint"
     )
+    loss = config.registration
     if name in ("registration", "unsupervised"):
         loss = loss.model_copy(update={"anatomy": 0.0})
     bends = study.register_turn(loss, config.labeled_share, teacher, register)
-    carried = (carrier, config.carried_weight, config.moved_share, name != "joint")
-    labels = study.segment_turn(drawn, carried, segment)
+    labels = study.segment_turn(look, None if "alone" in name else carrier, segment)
     turns, steps = {
         "registration": ((bends,), config.register_steps),
         "unsupervised": ((bends,), config.joint_steps - last),
