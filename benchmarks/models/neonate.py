@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, add_rows, provenance, read_rows
-from benchmarks.papers.richter2022 import FIELD_MM, FOLDS, LICENSE, NEONATAL, Bench, settings
+from benchmarks.papers.richter2022 import FOLDS, LICENSE, Bench, whole_brain
 from benchmarks.papers.richter2022_data import (
     score_fold,
     split_of,
@@ -43,29 +43,21 @@ DESCRIPTION = "9 tissues of the newborn brain as Draw-EM has them, and the age a
 INPUT = "T1w or T2w scans of newborns of 28 to 44 weeks, or both together"
 
 
-def level(spacing_mm: float, steps: int, rate: float, manifest: Path) -> dict[str, Any]:
+def level(spacing_mm: float, steps: int, rate: float) -> dict[str, Any]:
     """Settings of one resolution."""
-    found = settings(NEONATAL, manifest, steps, 0)
-    found["augment"] |= {"synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2}
-    found["optimizer"] |= {"learning_rate": rate, "ema": 0.98 if spacing_mm == 1 else 0.99}
-    return found | {
-        "working": found["working"] | {"spacing_mm": spacing_mm},
-        "patches": found["patches"] | {"size": [round(n / spacing_mm) for n in FIELD_MM]},
-        "field_mm": list(FIELD_MM),
-        "windows": False,
-        "description": DESCRIPTION,
-        "input": INPUT,
-    }
+    augment = {"synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2}
+    found = whole_brain(spacing_mm, steps, rate, augment)
+    found["optimizer"]["ema"] = 0.98 if spacing_mm == 1 else 0.99
+    return found | {"description": DESCRIPTION, "input": INPUT}
 
 
 def trained(bench: Bench, name: str, cases: Sequence[Case]) -> Path:
     """The run of the finest level."""
-    manifest, start = bench.manifest(name, cases), None
-    for spacing_mm, steps, rate in LEVELS:
-        found = level(spacing_mm, max(4, round(steps * bench.asked.scale)), rate, manifest)
-        run = bench.train(f"{name}-{spacing_mm:g}mm", found | {"start": start})
-        start = str(run)
-    return Path(str(start))
+    levels = [
+        level(spacing_mm, max(4, round(steps * bench.asked.scale)), rate)
+        for spacing_mm, steps, rate in LEVELS
+    ]
+    return bench.coarse_to_fine(name, cases, levels)
 
 
 def model(bench: Bench) -> None:

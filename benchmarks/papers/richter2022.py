@@ -97,6 +97,21 @@ def settings(kind: dict[str, Any], manifest: Path, steps: int, seed: int) -> dic
     }  # fmt: skip
 
 
+def whole_brain(
+    spacing_mm: float, steps: int, rate: float, augment: dict[str, float]
+) -> dict[str, Any]:
+    """Settings, but for the data, of one resolution at which the network sees all of a brain."""
+    found = settings(NEONATAL, Path(), steps, 0)
+    found["augment"] |= augment
+    found["optimizer"]["learning_rate"] = rate
+    return found | {
+        "working": found["working"] | {"spacing_mm": spacing_mm},
+        "patches": found["patches"] | {"size": [round(n / spacing_mm) for n in FIELD_MM]},
+        "field_mm": list(FIELD_MM),
+        "windows": False,
+    }
+
+
 class Bench:
     """What all parts share: where to work, what is done, how to train."""
 
@@ -132,23 +147,24 @@ class Bench:
     def keep(self, part: str, rows: list[dict[str, Any]]) -> None:
         add_rows(self.table(part), [{**provenance(self.asked.note), **row} for row in rows])
 
-    def coarse_to_fine(self, name: str, part: str, cases: Sequence[Case]) -> Path:
+    def coarse_to_fine(
+        self, name: str, cases: Sequence[Case], levels: Sequence[dict[str, Any]]
+    ) -> Path:
+        """The run of the last of several resolutions, each from the weights of the one before."""
+        manifest, run = self.manifest(name, cases), None
+        for level in levels:
+            found = level | {"data": {"cohort": str(manifest)}, "start": run}
+            run = str(self.train(f"{name}-{level['working']['spacing_mm']:g}mm", found))
+        return Path(str(run))
+
+    def levels(self, part: str) -> list[dict[str, Any]]:
         """4 mm first, then 2, then 1, where a step costs 64 times as much as at the start."""
-        manifest = self.manifest(name, cases)
-        run: Path | None = None
-        for level, (spacing_mm, rate) in enumerate(((4.0, 1e-2), (2.0, 5e-3), (1.0, 2e-3))):
-            found = settings(NEONATAL, manifest, self.steps(part, level), 0)
-            found["augment"] |= {"synthetic": 0.2, "drop_modality": 0.4, "scaling": 0.25}
-            found["optimizer"]["learning_rate"] = rate
-            found |= {
-                "working": found["working"] | {"spacing_mm": spacing_mm},
-                "patches": found["patches"] | {"size": [round(n / spacing_mm) for n in FIELD_MM]},
-                "field_mm": list(FIELD_MM), "windows": False,
-                "start": None if run is None else str(run),
-            }  # fmt: skip
-            run = self.train(f"{name}-{spacing_mm:g}mm", found)
-        assert run is not None
-        return run
+        rates = ((4.0, 1e-2), (2.0, 5e-3), (1.0, 2e-3))
+        bold = {"synthetic": 0.2, "drop_modality": 0.4, "scaling": 0.25}
+        return [
+            whole_brain(spacing_mm, self.steps(part, n), rate, bold)
+            for n, (spacing_mm, rate) in enumerate(rates)
+        ]
 
 
 # Folds and the model
@@ -161,7 +177,7 @@ def folds(bench: Bench) -> None:
             continue
         everybody = weeks(bench.asked.data)
         cases = split_of(everybody, held, "val")
-        run = bench.coarse_to_fine(f"fold{number}", "folds", cases)
+        run = bench.coarse_to_fine(f"fold{number}", cases, bench.levels("folds"))
         model = export_run(run, bench.work / f"fold{number}-model", Choice()).model
         bench.keep("folds", score_fold(model, cases, number))
         print(*of_folds(bench.rows("folds")), sep="\n", flush=True)
@@ -169,7 +185,7 @@ def folds(bench: Bench) -> None:
 
 def model(bench: Bench) -> None:
     cases = split_of(weeks(bench.asked.data), (), "val")
-    run = bench.coarse_to_fine("model", "model", cases)
+    run = bench.coarse_to_fine("model", cases, bench.levels("model"))
     out = MODEL if bench.asked.scale == 1 else bench.work / "richter2022-neonatal"
     error = usual_age_error(bench.rows("folds"))
     print(export_run(run, out, Choice(license=LICENSE, with_weights=True)).as_text())
