@@ -170,11 +170,15 @@ def test_the_table_of_volumes_has_a_line_for_each_finished_scan(data, tmp_path):
     for job in plan(data, out)[:2]:
         finished(job.scan, job.paths.labels.parent)
 
-    assert write_volumes(out) == 2
+    record = out / "sub-02" / "ses-a" / "anat" / "sub-02_ses-a_run-1_dseg.json"
+    said = json.loads(record.read_text())
+    record.write_text(json.dumps(said | {"warnings": ["odd", "odder"]}))
+
+    assert write_volumes(out) == (2, 1)
     assert (out / "volumes.tsv").read_text().splitlines() == [
-        "participant_id\tsession_id\tscan\tBall\tTotal-Brain",
-        "sub-01\tn/a\tsub-01_T1w.nii.gz\t12.00\t30.00",
-        "sub-02\tses-a\tsub-02_ses-a_run-1_T1w.nii.gz\t12.00\t30.00",
+        "participant_id\tsession_id\tscan\twarnings\tBall\tTotal-Brain",
+        "sub-01\tn/a\tsub-01_T1w.nii.gz\t0\t12.00\t30.00",
+        "sub-02\tses-a\tsub-02_ses-a_run-1_T1w.nii.gz\t2\t12.00\t30.00",
     ]
 
 
@@ -188,5 +192,5 @@ def test_an_age_that_was_told_gets_a_column(data, tmp_path):
     write_volumes(out)
 
     rows = [line.split("\t") for line in (out / "volumes.tsv").read_text().splitlines()]
-    assert rows[0][:5] == ["participant_id", "session_id", "scan", "age_weeks", "Ball"]
-    assert [row[3] for row in rows[1:]] == ["38.46", "n/a", "n/a"]
+    assert rows[0][3:6] == ["warnings", "age_weeks", "Ball"]
+    assert [row[4] for row in rows[1:]] == ["38.46", "n/a", "n/a"]

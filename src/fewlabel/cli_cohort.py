@@ -58,6 +58,7 @@ class What:
         precision: fast takes 16-bit numbers where the processor has them, exact never.
         max_memory: GB of each worker; networks that would take more look at parts of a scan.
         overwrite: Segment again what has been segmented before.
+        strict: Exit with code 3 if a result has warnings, those of earlier results included.
     """
 
     modality: str | None = None
@@ -69,6 +70,7 @@ class What:
     precision: Literal["fast", "exact"] = "fast"
     max_memory: float | None = None
     overwrite: Annotated[bool, Parameter(negative="")] = False
+    strict: Annotated[bool, Parameter(negative="")] = False
 
     def choice(self, model: "ModelFolder") -> "Choice":
         """Which images of whom."""
@@ -110,7 +112,7 @@ def segment_cohort(
         what: Which scans, which model.
         where: Where to compute.
     """
-    from fewlabel.derivatives import open_derivatives, plan, sort_out, write_volumes
+    from fewlabel.derivatives import open_derivatives, plan, sort_out
 
     place = where.place()
     if where.job_script:
@@ -118,7 +120,7 @@ def segment_cohort(
         return
     folder, data = _one_of(out, output_dir).absolute(), data.absolute()
     if level == "group":
-        print(f"{folder / 'volumes.tsv'}: {write_volumes(folder)} scans")
+        _tell_volumes(folder)
         return
     from fewlabel.model import find_model
 
@@ -137,7 +139,7 @@ def segment_cohort(
     failed = [one for one in shown.told if one.status == "failed"]
     _write_failures(folder, data, failed)
     _tell_left_out(path for job in jobs for path in job.left_out)
-    print(f"{folder / 'volumes.tsv'}: {write_volumes(folder)} scans")
+    doubtful = _tell_volumes(folder)
     if failed:
         print(
             f"fewlabel: {len(failed)} of {len(jobs)} scans failed; {folder / 'failures.tsv'} says"
@@ -145,6 +147,18 @@ def segment_cohort(
             file=sys.stderr,
         )
         sys.exit(1)
+    if what.strict and doubtful:
+        sys.exit(3)
+
+
+def _tell_volumes(folder: Path) -> int:
+    """Write the table of volumes, say so, and how many results have warnings."""
+    from fewlabel.derivatives import VOLUMES, write_volumes
+
+    table = write_volumes(folder)
+    said = f", {table.doubtful} with warnings" if table.doubtful else ""
+    print(f"{folder / VOLUMES}: {table.scans} scans{said}")
+    return table.doubtful
 
 
 def _script(place: "Place") -> str:

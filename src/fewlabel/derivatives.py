@@ -2,7 +2,7 @@
 
 OUT/dataset_description.json              what made them, with the model's hash
 OUT/sub-01/ses-2/anat/sub-01_ses-2_...    the five files of each scan (`fewlabel.results`)
-OUT/volumes.tsv                           a line a scan: mm3 of every structure
+OUT/volumes.tsv                           a line a scan: warnings, mm3 of every structure
 OUT/failures.tsv                          a line a scan of the last run that failed, with the reason
 """
 
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fewlabel.datasets.bids import images_of, sessions_of
 from fewlabel.engine import Compute
@@ -196,10 +196,18 @@ def remove_drafts(paths: ResultPaths) -> None:
                 draft.unlink()
 
 
-def write_volumes(out: Path) -> int:
-    """One table of all finished scans in a folder of derivatives; how many there are.
+class Written(NamedTuple):
+    """How many scans are in the table of volumes, and how many of them have warnings."""
 
-    Models that tell the age at scan add a column `age_weeks`.
+    scans: int
+    doubtful: int
+
+
+def write_volumes(out: Path) -> Written:
+    """One table of all finished scans in a folder of derivatives.
+
+    The column `warnings` counts those of the record. Models that tell the age at scan add a
+    column `age_weeks`.
 
     Raises:
         OutputError: If it cannot be written.
@@ -213,9 +221,9 @@ def write_volumes(out: Path) -> int:
         volumes = dict(line.split("\t") for line in lines)
         rows.append({**_who(record), **volumes})
     columns = dict.fromkeys(name for row in rows for name in row)
-    first = ("participant_id", "session_id", "scan")
+    first = ("participant_id", "session_id", "scan", "warnings")
     write_table(out / VOLUMES, [*first, *(c for c in columns if c not in first)], rows)
-    return len(rows)
+    return Written(len(rows), sum(row["warnings"] != "0" for row in rows))
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -243,6 +251,7 @@ def _who(record: Path) -> dict[str, str]:
         "participant_id": f"sub-{parts.get('sub', '')}",
         "session_id": f"ses-{session}" if session else "n/a",
         "scan": str(found.get("scan", record.name)),
+        "warnings": str(len(found.get("warnings", ()))),
         **_age(found.get("age")),
     }
 

@@ -163,3 +163,16 @@ def test_as_a_bids_app_only_those_who_are_named(data, model, tmp_path):
     command[4] = "group"
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     assert len(table.read_text().splitlines()) == 3
+
+
+def test_strict_tells_of_results_with_warnings(data, model, tmp_path):
+    words = [data, "--out", tmp_path / "out", "--model", model, "--workers", "1"]
+    run = [str(word) for word in (PROGRAM, "segment-cohort", *words, "--participant-label", "02")]
+    subprocess.run(run, check=True, capture_output=True)
+    (record,) = (tmp_path / "out").glob("sub-02/anat/*_dseg.json")
+    for warnings, code in (([], 0), (["odd"], 3)):
+        said = json.loads(record.read_text())
+        record.write_text(json.dumps(said | {"warnings": warnings}))
+        done = subprocess.run([*run, "--strict"], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert ("1 with warnings" in done.stdout) == bool(warnings)
