@@ -150,32 +150,37 @@ def _probabilities(
 
 
 def _fitting(rule: GridRule, each: tuple[float, float], limit: float) -> Index:
-    """The window of the rule, or one halved until its work fits the limit."""
+    """The window of the rule, or the largest of smaller ones whose work fits the limit."""
     window = rule.seen
     base = _BASE_BYTES + _VOXEL_BYTES * math.prod(rule.field)
     room = limit * (1 - _SHARES_PART) - base if limit < math.inf else limit
     while (needed := _bytes(rule.field, window, each)) > room:
-        halves = _halves(window, rule.multiple)
-        if not halves:
+        smaller = _smaller(rule.field, window, rule.multiple)
+        if not smaller:
             least_gb = (needed + base) / (1 - _SHARES_PART) / 1e9
             raise ConfigError(
                 f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
                 f" {least_gb:.2g} GB at least.",
                 fix="raise --max-memory.",
             )
-        window = min(halves, key=lambda half: _bytes(rule.field, half, each))
+        window = min(smaller, key=lambda one: _bytes(rule.field, one, each))
     return window
 
 
-def _halves(window: Index, multiple: int) -> list[Index]:
-    """Half of a window along each axis, but none that is thin if there are others."""
-    halves = []
-    for axis, length in enumerate(window):
-        half = math.ceil(length / 2 / multiple) * multiple
-        if 2 * multiple <= half < length:
-            halves.append(index(tuple(half if n == axis else m for n, m in enumerate(window))))
-    thick = [half for half in halves if min(half) >= 4 * multiple]
-    return thick or halves
+def _smaller(field: Index, window: Index, multiple: int) -> list[Index]:
+    """Windows of which the field takes one more along an axis; none thin if there are others.
+
+    They overlap just as much as they must: half of 384 voxels would take three windows, 224 two.
+    """
+    found = []
+    for axis, (whole, length) in enumerate(zip(field, window, strict=True)):
+        more = len(tile_starts(whole, length, OVERLAP)) + 1
+        least = whole / (more - (more - 1) * OVERLAP)
+        less = min(math.ceil(least / multiple) * multiple, length - multiple)
+        if less >= 2 * multiple:
+            found.append(index(tuple(less if n == axis else m for n, m in enumerate(window))))
+    thick = [one for one in found if min(one) >= 4 * multiple]
+    return thick or found
 
 
 def _bytes(field: Index, window: Index, each: tuple[float, float]) -> float:
