@@ -131,7 +131,7 @@ def test_a_scan_of_one_intensity_is_looked_at_in_its_middle():
 
 
 def test_a_field_lower_than_a_head_lies_on_what_is_bright():
-    """A crop of 36 x 52 x 40 mm, 400 mm up; a brain would be sought 73 mm below its top."""
+    """A crop of 36 x 52 x 40 mm, 400 mm up; a brain would be sought 58 mm below its top."""
     affine = np.eye(4)
     affine[:3, 3] = (0, 0, 400)
     data = np.random.default_rng(0).random((36, 52, 40), dtype=np.float32)

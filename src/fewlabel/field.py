@@ -5,6 +5,7 @@ tells whether the brain is well inside; if not, the field moves there and the ne
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Shaped, UInt8
@@ -15,11 +16,13 @@ from fewlabel.intensity import robust_scale
 from fewlabel.shares import Index, Shares
 from fewlabel.volume import Scan
 
-BELOW_TOP_MM = 73.0
-"""From the top of the head down to the middle of an adult's brain, about."""
+BELOW_TOP_MM = (58.0, 82.0)
+"""From the top of a brain, and of a head, down to the middle of an adult's brain, about."""
 OFF_CENTER_MM = 20.0
 """Networks are trained with brains up to 15 mm from the middle."""
 _WORTH_MOVING_MM = 8.0
+_WHOLE_MM = 146.0
+"""Fields that are less high are for parts of a brain."""
 _PREVIEW_MM = 4.0
 _CAP_MM3, _CAP_MM = 5000.0, 5.0
 """So high is the cap of that volume on a head of 70 mm radius."""
@@ -40,22 +43,37 @@ def first_look(scan: Scan, rule: GridRule) -> Grid:
     Returns:
         A grid of the rule's size; docs/spaces.md tells on which lattice.
     """
-    low, high, top = _bright(scan)
-    center = (low + high) / 2
-    if rule.field_mm[2] >= 2 * BELOW_TOP_MM:  # lower ones are for parts of a brain
-        center[2] = top - BELOW_TOP_MM
+    bright = _bright(scan)
+    center = (bright.low + bright.high) / 2
+    if rule.field_mm[2] >= _WHOLE_MM:  # without a skull the scan ends where the brain ends
+        center[2] = bright.top - np.clip(bright.height / 2, *BELOW_TOP_MM)
     return _centered(center, _lattice(scan.grid, rule.spacing_mm), rule.field)
 
 
 def bright_mm(scan: Scan) -> tuple[float, float]:
     """How wide and how long a head is, or a brain without skull, above the nose and the neck."""
-    low, high, _ = _bright(scan)
-    width, length, _ = (float(mm) for mm in high - low)
+    bright = _bright(scan)
+    width, length, _ = (float(mm) for mm in bright.high - bright.low)
     return width, length
 
 
-def _bright(scan: Scan) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"], float]:
-    """Where the bright part of a head begins and ends without its neck, and its top; in mm."""
+class _Bright(NamedTuple):
+    """The bright part of a head, in mm.
+
+    Attributes:
+        low: Where it begins, without the neck.
+        high: Where it ends, without the neck.
+        top: Its top.
+        height: From there down to the end of all that is bright, and as far beyond it.
+    """
+
+    low: Float64[np.ndarray, "3"]
+    high: Float64[np.ndarray, "3"]
+    top: float
+    height: float
+
+
+def _bright(scan: Scan) -> _Bright:
     grid, data = turned(scan)
     step = tuple(max(1, int(_PREVIEW_MM / mm)) for mm in grid.spacing_mm)
     preview = data[:: step[0], :: step[1], :: step[2]]
@@ -66,7 +84,7 @@ def _bright(scan: Scan) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "
     places = seen @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     top = _top_mm(places[:, 2], grid.voxel_mm3 * math.prod(step))
     low, high = np.percentile(places[places[:, 2] > top - 100], (1, 99), axis=0)
-    return low, high, top
+    return _Bright(low, high, top, top + _CAP_MM - float(np.percentile(places[:, 2], 1)))
 
 
 def around_body(scan: Scan, spacing_mm: float, multiple: int = 1) -> Grid:
