@@ -1,5 +1,6 @@
 """From a scan in memory to its structures: conform, run, restore."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -140,7 +141,8 @@ class Segmenter:
             record["window"] = engine.window
         if card.age is not None:
             record["age"] = card.age.record(age, known.weeks)
-        record["warnings"] = [*_notes(scans), *(finding.says for finding in quality.findings)]
+        found = (finding.says for finding in quality.findings)
+        record["warnings"] = [*_notes(scans), *_tight(engine, card), *found]
         return Segmentation(labels, volumes, record, traits, age)
 
     def look(
@@ -219,6 +221,19 @@ def _notes(scans: Scans) -> list[str]:
     if len(scans) == 1:
         return list(_first(scans).notes)
     return [f"{name}: {note}" for name, scan in scans.items() for note in scan.notes]
+
+
+def _tight(engine: Engine | SliceEngine, card: ModelCard) -> list[str]:
+    """A warning if memory was limited so that the network saw less at once than in training."""
+    if not isinstance(card.grid, GridRule) or not isinstance(engine, Engine):
+        return []
+    if engine.window is None or math.prod(engine.window) >= math.prod(card.grid.seen):
+        return []
+    seen, trained = (" x ".join(map(str, size)) for size in (engine.window, card.grid.seen))
+    return [
+        f"To stay within the limit of memory the network saw {seen} voxels at once, not {trained}"
+        " as in training: labels can be much worse than without the limit."
+    ]
 
 
 def _in_mni(scans: Scans) -> Scans:
