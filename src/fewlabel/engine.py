@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import Field
 
+from fewlabel.engine_norms import steady
 from fewlabel.errors import ModelFolderError
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.settings import Settings, check_settings
@@ -142,6 +143,7 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
             f" {last_line(problem)}.",
             fix="export it again with `fewlabel export`.",
         ) from None
+    steady(network)
     ages = ages_of(network)
     whole = with_shares(network, logits, also=ages)
     compiled = core.compile_model(whole, "CPU", cpu_settings(compute))

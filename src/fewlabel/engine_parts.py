@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from fewlabel.engine import Compute, age_in, ages_of, channels_of, cpu_settings, with_shares
+from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 
 _SPREAD = 1.5
@@ -101,6 +102,7 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     settings = cpu_settings(compute)
     body = cut.network.clone()
     body.reshape({"image": [1, cut.channels, *window]})
+    steady(body)
     features = _layer(body, cut.layer).input_value(0)
     ages = ages_of(body)
     last = op.convert(features, np.dtype(kind).name.replace("float", "f"))
