@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 import matplotlib as mpl
 import numpy as np
@@ -69,7 +69,7 @@ def _table(study: str, rows: Sequence[Row]) -> str:
         cells = [_cell(own, "registration", g) for g in ("new", "new to new", "unlabeled")]
         bends = [row for row in own if row["task"] == "registration"]
         folded = f"{100 * mean(float(r['folded_share']) for r in bends):.3f}" if bends else ""
-        pace = f"{mean(float(r['seconds']) for r in bends):.2f}" if bends else ""
+        pace = f"{median(float(r['seconds']) for r in bends):.2f}" if bends else ""
         cells += [folded, pace]
         cells += [_cell(own, "segmentation", group) for group in ("new", "unlabeled")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
