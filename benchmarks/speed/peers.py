@@ -167,8 +167,8 @@ def measure(
             print(f"{side}, {kind}, {n_classes} classes: {runs[side][-1]}", flush=True)
     expected = reference(model, scan).astype(np.int64)
     done = operations(model)
-    kind = torch.bfloat16 if asked.floor == "bf16" else torch.float32
-    floor = done / peak(asked.threads, kind)
+    numbers = torch.bfloat16 if asked.floor == "bf16" else torch.float32
+    floor = done / peak(asked.threads, numbers)
     return [
         provenance(asked.note)
         | {"scan": kind}
