@@ -7,7 +7,8 @@ segmented four times: by one worker, by two, by two with `kill -9` of a worker a
 the way, and by a Dask scheduler with two workers that were started separately, of which one is
 killed. Each worker has one thread. Of each run: scans per minute, whether every scan was done
 exactly once, and whether labels equal those of the first run. Throughput counts from the first to
-the last record, so that starting is left out; `wall_s` has it. Rows go to
+the last record, so that starting is left out; `wall_s` has it. What two cores can give at most is
+seen when one or two processes of `fewlabel segment` share the scans, without a cohort. Rows go to
 benchmarks/results/cohort_speed.csv.
 """
 
@@ -120,6 +121,22 @@ def separately(data: Path, out: Path, asked: argparse.Namespace) -> str:
     return "" if code == 0 else f"exit code {code}"
 
 
+def by_hand(data: Path, out: Path, asked: argparse.Namespace, processes: int) -> str:
+    """No cohort: `fewlabel segment` on equal parts of the scans, at the same time."""
+    scans = sorted(map(str, data.rglob("*_T1w.nii.gz")))
+    words = ["--threads", "1", *(["--model", asked.model] if asked.model else [])]
+    started = [
+        subprocess.Popen(
+            [str(PROGRAM), "segment", *scans[n::processes], "--out", str(out / str(n)), *words],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | LIMITS,
+        )
+        for n in range(processes)
+    ]
+    codes = [one.wait() for one in started]
+    return "" if not any(codes) else f"exit codes {codes}"
+
+
 def contents(out: Path) -> dict[str, str]:
     """Hash of each label map and table of volumes."""
     files = [*out.rglob("sub-*_dseg.nii.gz"), *out.rglob("sub-*_volumes.tsv")]
@@ -133,6 +150,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=200)
     parser.add_argument("--spacing", type=float, default=2.0, help="mm")
     parser.add_argument("--model", help="by default the embedded one")
+    parser.add_argument("--only", default="", help="ways that have this in their names")
     parser.add_argument("--place", type=Path, help="where the data set and results go")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     asked = parser.parse_args()
@@ -141,7 +159,10 @@ def main() -> None:
         "2 workers": lambda data, out: plain(data, out, asked, 2),
         "2 workers, a worker and the client killed": lambda d, out: with_kills(d, out, asked),
         "separate scheduler, a worker killed": lambda data, out: separately(data, out, asked),
+        "no cohort, 1 process": lambda data, out: by_hand(data, out, asked, 1),
+        "no cohort, 2 processes": lambda data, out: by_hand(data, out, asked, 2),
     }
+    ways = {way: run for way, run in ways.items() if asked.only in way}
     with tempfile.TemporaryDirectory(dir=asked.place) as temporary:
         data, first, single = Path(temporary) / "data", None, 0.0
         write_data(data, asked.scans, asked.spacing)
@@ -154,7 +175,8 @@ def main() -> None:
             rate = 60e9 * (len(times) - 1) / max(1, times[-1] - times[0])
             found = contents(out)
             first, single = first or found, single or rate
-            listed = len((out / "volumes.tsv").read_text().splitlines()) - 1
+            table = out / "volumes.tsv"
+            listed = len(table.read_text().splitlines()) - 1 if table.exists() else ""
             row = provenance(asked.note) | {
                 "way": way,
                 "scans": asked.scans,
