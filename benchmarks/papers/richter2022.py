@@ -44,6 +44,7 @@ from benchmarks.papers.richter2022_data import (
 from benchmarks.papers.richter2022_figures import draw_curves
 from benchmarks.papers.richter2022_tables import of_folds, of_structures, over_seeds
 from fewlabel.cohort import Case, Cohort, write_cohort
+from fewlabel.conform import GridRule
 from fewlabel.export import Choice, export_run
 from fewlabel.model import read_model
 from fewlabel.train.history import History
@@ -98,15 +99,23 @@ def settings(kind: dict[str, Any], manifest: Path, steps: int, seed: int) -> dic
 
 
 def whole_brain(
-    spacing_mm: float, steps: int, rate: float, augment: dict[str, float]
+    level: tuple[float, int, float], augment: dict[str, float], multiple: int = 8
 ) -> dict[str, Any]:
-    """Settings, but for the data, of one resolution at which the network sees all of a brain."""
+    """Settings, but for the data, of one resolution at which the network sees all of a brain.
+
+    Args:
+        level: Voxel size in mm, steps, learning rate.
+        augment: What is augmented otherwise than in `settings`.
+        multiple: What sizes must be divisible by.
+    """
+    spacing_mm, steps, rate = level
     found = settings(NEONATAL, Path(), steps, 0)
     found["augment"] |= augment
     found["optimizer"]["learning_rate"] = rate
+    rule = GridRule(spacing_mm=spacing_mm, field_mm=FIELD_MM, multiple=multiple)
     return found | {
         "working": found["working"] | {"spacing_mm": spacing_mm},
-        "patches": found["patches"] | {"size": [round(n / spacing_mm) for n in FIELD_MM]},
+        "patches": found["patches"] | {"size": list(rule.field)},
         "field_mm": list(FIELD_MM),
         "windows": False,
     }
@@ -133,7 +142,10 @@ class Bench:
         path = self.work / f"{name}.yaml"
         path.write_text(yaml.safe_dump(found))
         with shown() as watch:
-            means = Means(device="cpu", cache=self.work / "cache", watch=watch)
+            means = Means(
+                device=self.asked.device, cache=self.work / "cache", workers=self.asked.workers,
+                watch=watch,
+            )  # fmt: skip
             train_run(path, self.work / name, resume=True, means=means)
         return self.work / name
 
@@ -162,7 +174,7 @@ class Bench:
         rates = ((4.0, 1e-2), (2.0, 5e-3), (1.0, 2e-3))
         bold = {"synthetic": 0.2, "drop_modality": 0.4, "scaling": 0.25}
         return [
-            whole_brain(spacing_mm, self.steps(part, n), rate, bold)
+            whole_brain((spacing_mm, self.steps(part, n), rate), bold)
             for n, (spacing_mm, rate) in enumerate(rates)
         ]
 
@@ -299,6 +311,8 @@ def main() -> None:
     ask.add_argument("--work", type=Path, default=Path("runs") / "richter2022")
     ask.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     ask.add_argument("--scale", type=float, default=1.0, help="of all steps, to try the script")
+    ask.add_argument("--device", default="cpu")
+    ask.add_argument("--workers", type=int, help="threads that draw patches")
     ask.add_argument("--note", default="")
     bench = Bench(ask.parse_args())
     for part in bench.asked.only:

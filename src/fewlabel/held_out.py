@@ -94,7 +94,7 @@ class HeldOut:
             image = torch.from_numpy(part)[None].to(self.work.device)
             with torch.no_grad():
                 features = net.encoder(image)
-                logits: Tensor = net.decoders[name](features)[0]
+                logits: Tensor = net.decoders[name](features, image)[0]
                 if net.age is not None:
                     ages.append(float(net.age(features[-1])))
             shares: np.ndarray = logits[0].float().cpu().numpy()

@@ -251,12 +251,12 @@ def _add_up(
         normalizers[piece][_where(known)] = normalizer
         log_q = _log_truth(here, now, covers) - normalizer
         nats = nats - log_q.sum()
-        overlap = overlap.index_add(0, now, log_q.exp())
-        size = size.index_add(0, now, torch.ones_like(log_q))
+        overlap = overlap + torch.bincount(now, log_q.exp(), minlength=len(scores))
+        size = size + torch.bincount(now, minlength=len(scores))
         p = (here - normalizer).exp_()
         by_class = by_class + p.sum(1)
         if any_free:
-            anywhere = anywhere.index_add(0, now, p[free].sum(0))
+            anywhere = anywhere + torch.bincount(now, p[free].sum(0), minlength=len(scores))
     predicted = anywhere.index_add(0, covers[~free].long(), by_class[~free])
     return _Sums(overlap, predicted, size), nats, normalizers
 

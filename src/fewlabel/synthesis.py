@@ -10,6 +10,7 @@ Source: that label maps alone can train a network for any contrast was shown by 
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -40,10 +41,17 @@ class SynthesisConfig(Settings):
     kinship: float = Field(default=0.0, ge=0, le=1)
     """How much tissues of one family (gray, white, fluid) share their place in the range of a
     prior: 0 draws each by itself; 1 lets all gray structures of an image be bright or dark."""
+    invert: float = Field(default=0.0, ge=0, le=1)
+    """Chance that what is bright in the head is dark and the other way round; air stays black."""
     strip: float = Field(default=0.6, ge=0, le=1)
     """Chance that everything outside the brain is gone, as after brain extraction."""
     cut: float = Field(default=0.15, ge=0, le=1)
     """Chance that the field of view ends inside the head."""
+    cut_share: Range = (0.1, 0.4)
+    """How much of the field is then not to be seen."""
+    recenter: float = Field(default=0.0, ge=0, le=1)
+    """How far what is left is then brought to the middle of the field at most, as a scan of half
+    a brain is: 1 is all the way."""
     texture: Range = (0.0, 0.05)
     """Standard deviation within a structure; the whole range of intensities is 1."""
     noise: Range = (0.0, 0.05)
@@ -80,8 +88,11 @@ def synthesize(
     shape, spacing, source_spacing = working
     if _chance(config.flip, rng):
         rows = _lookup(torch.from_numpy(palette.partner).to(rows), rows.flip(0))
-    where = _positions_mm(shape, spacing, config, rng) / source_spacing
-    painted = _box_blur(_lookup(_intensities(palette, config, rng), rows))
+    gone = _draw_cut(shape, config, rng) if _chance(config.cut, rng) else None
+    where = _positions_mm(shape, spacing, config, rng, gone) / source_spacing
+    painted = _lookup(_intensities(palette, config, rng), rows)
+    if source_spacing < 0.75 * spacing:
+        painted = _box_blur(painted)
     image = _sample_linear(painted, where)
     near = _sample_nearest(rows, where)
     image = image + _texture(near, palette, config, rng)
@@ -93,24 +104,25 @@ def synthesize(
     if mask is not None and not before:
         image = image * mask
     classes = _lookup(torch.from_numpy(palette.learn).to(rows.device), near)
-    if _chance(config.cut, rng):
-        _cut(image, classes, rng)
+    if gone is not None:  # nothing is seen there, nothing can be learned
+        image.narrow(gone.axis, gone.start, gone.size).zero_()
+        classes.narrow(gone.axis, gone.start, gone.size).fill_(UNLABELED)
     return scale_robustly(image)[None, None], classes[None]
 
 
 def scale_robustly(image: Field3D, low: float = 0.5, high: float = 99.5) -> Field3D:
     """`intensity.robust_scale` on tensors, so that training sees what prediction does."""
-    sample = image.flatten()[:: max(1, image.numel() // 1_000_000)]
-    floor = _percentile(sample, low)
-    above = sample[sample > floor]
+    ordered = image.flatten()[:: max(1, image.numel() // 1_000_000)].sort().values
+    floor = _percentile(ordered, low)
+    above = ordered[ordered > floor]
     if above.numel() == 0:
         return torch.zeros_like(image)
     return ((image - floor) / (_percentile(above, high) - floor)).clamp(0, 1)
 
 
-def _percentile(sample: Float[Tensor, "n"], percent: float) -> Tensor:
-    rank = max(1, min(sample.numel(), round(percent / 100 * (sample.numel() - 1)) + 1))
-    return sample.kthvalue(rank).values
+def _percentile(ordered: Float[Tensor, "n"], percent: float) -> Tensor:
+    rank = round(percent / 100 * (ordered.numel() - 1))
+    return ordered[max(0, min(ordered.numel() - 1, rank))]
 
 
 def _lookup(table: Tensor, rows: Tensor) -> Tensor:
@@ -138,11 +150,37 @@ def _smooth_noise(
     return F.interpolate(points, size=shape, mode="trilinear", align_corners=True)[0]
 
 
+class _Cut(NamedTuple):
+    """Planes of the field that are not to be seen, and how many others were moved there."""
+
+    axis: int
+    start: int
+    size: int
+    moved: int
+
+
+def _draw_cut(shape: tuple[int, int, int], config: SynthesisConfig, rng: torch.Generator) -> _Cut:
+    """Where the field of view ends; what is left of the head may move towards the middle."""
+    axis = int(_uniform((0.0, 3.0), rng)) % 3
+    gone = int(_uniform(config.cut_share, rng) * shape[axis])
+    moved = int(_uniform((0.0, config.recenter), rng) * gone / 2)
+    size = gone - moved
+    if _chance(0.5, rng):
+        return _Cut(axis, 0, size, moved)
+    return _Cut(axis, shape[axis] - size, size, -moved)
+
+
 def _positions_mm(
-    shape: tuple[int, int, int], spacing: float, config: SynthesisConfig, rng: torch.Generator
+    shape: tuple[int, int, int],
+    spacing: float,
+    config: SynthesisConfig,
+    rng: torch.Generator,
+    gone: _Cut | None = None,
 ) -> Float[Tensor, "3 i j k"]:
     """Where in the original head, in mm from its middle, each voxel looks."""
     axes = [(torch.arange(n, device=rng.device) - (n - 1) / 2) * spacing for n in shape]
+    if gone is not None:
+        axes[gone.axis] += gone.moved * spacing
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     for apart_mm, most_mm in config.elastic:
         coarse = tuple(max(2, round(n * spacing / apart_mm) + 1) for n in shape)
@@ -187,6 +225,9 @@ def _intensities(
                 of_family[prior.family] = _uniform((0.0, 1.0), rng)
             place += config.kinship * (of_family[prior.family] - place)
         of_tissue[tissue] = prior.ends[0] + (prior.ends[1] - prior.ends[0]) * place
+    if config.invert and _chance(config.invert, rng):
+        top = 1.05 * max(of_tissue.values())
+        of_tissue = {tissue: top - bright for tissue, bright in of_tissue.items()}
     of_tissue["background"] = 0.0 if _chance(0.8, rng) else of_tissue["background"] * 0.2
     means = torch.tensor([of_tissue[tissue] for tissue in palette.tissue], device=rng.device)
     own = 0.015 * _normal((len(palette.tissue),), rng)
@@ -286,13 +327,3 @@ def _thicken(image: Field3D, axis: int, factor: float) -> Field3D:
     size[axis] = max(2, round(size[axis] / factor))
     thick = F.interpolate(image[None, None], size=size, mode="area")
     return F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
-
-
-def _cut(image: Field3D, classes: Int64[Tensor, "i j k"], rng: torch.Generator) -> None:
-    """End the field of view inside the head: nothing is seen there, nothing can be learned."""
-    axis = int(_uniform((0.0, 3.0), rng)) % 3
-    size = image.shape[axis]
-    gone = int(_uniform((0.1, 0.4), rng) * size)
-    start = 0 if _chance(0.5, rng) else size - gone
-    image.narrow(axis, start, gone).zero_()
-    classes.narrow(axis, start, gone).fill_(UNLABELED)

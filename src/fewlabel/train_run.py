@@ -10,7 +10,7 @@ import torch
 from fewlabel.errors import ConfigError
 from fewlabel.recipes import Plan, read_plan
 from fewlabel.run_folder import HISTORY, open_folder, provenance, require_own_folder
-from fewlabel.train.cpu import keep_memory
+from fewlabel.train.cpu import cores, keep_memory
 from fewlabel.train.lock import held
 from fewlabel.train.loop import train
 from fewlabel.train.picture import Picture, draw_history
@@ -94,8 +94,12 @@ def _carry_out(plan: Plan, out: Path, means: Means, device: str) -> Networks:
 
         ranks = together = Together(device.partition(":")[0], means.devices, means.nodes)
         device = together.device
+    workers = means.workers or max(1, min(8, cores() // 2))
     if device == "cpu":
         keep_memory()
+    else:  # batches are of one size; threads that draw must not take all cores each
+        torch.backends.cudnn.benchmark = True
+        torch.set_num_threads(max(1, cores() // workers))
     tell = means.tell if ranks.rank == 0 else lambda _: None
     work = Workplace(out, means.cache or default_cache(), device, tell)
     picture = Picture(out)
@@ -111,7 +115,7 @@ def _carry_out(plan: Plan, out: Path, means: Means, device: str) -> Networks:
         precision=plan.header.precision,
         checkpoint_s=means.checkpoint_s,
         checkpoint_every=means.checkpoint_every,
-        workers=means.workers or max(1, min(8, (os.cpu_count() or 1) // 2)),
+        workers=workers,
         ranks=ranks,
         watch=watch,
         stop=means.stop,

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import (
     UnetBasicBlock,
     UnetOutBlock,
     UnetResBlock,
     UnetUpBlock,
+    get_conv_layer,
 )
 from torch import Tensor, nn
 
@@ -28,14 +30,17 @@ class Encoder(nn.Module):
         in_channels: Modalities.
         channels: Feature maps per level; each level halves the resolution of the one before.
         residual: Whether each block adds its input to its output.
+        begin: 2 if the first level halves the resolution of the image already.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], *, residual: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: Sequence[int], *, residual: bool, begin: int = 1
+    ) -> None:
         super().__init__()
         block = UnetResBlock if residual else UnetBasicBlock
         sizes = zip((in_channels, *channels[:-1]), channels, strict=True)
         self.levels = nn.ModuleList(
-            block(3, before, after, 3, 1 if n == 0 else 2, _NORM, _ACT)
+            block(3, before, after, 3, begin if n == 0 else 2, _NORM, _ACT)
             for n, (before, after) in enumerate(sizes)
         )
 
@@ -48,6 +53,34 @@ class Encoder(nn.Module):
         return features
 
 
+class Finest(nn.Module):
+    """From features at half the resolution, and the image itself, to features at all of it.
+
+    A block of two convolutions on either side of a U-Net costs more at full resolution than all
+    else together. One, over maps whose upsampling has weights for each of the eight places in a
+    coarse voxel, is a quarter of that.
+
+    Args:
+        in_channels: Modalities.
+        before: Feature maps at half the resolution.
+        after: Feature maps at full resolution.
+    """
+
+    def __init__(self, in_channels: int, before: int, after: int) -> None:
+        super().__init__()
+        self.up = get_conv_layer(3, before, after, 2, 2, is_transposed=True)
+        self.conv = get_conv_layer(
+            3, after + in_channels, after, 3, 1, _ACT, _NORM, conv_only=False
+        )
+
+    def forward(
+        self, features: Float[Tensor, "b c i j k"], image: Float[Tensor, "b m x y z"]
+    ) -> Float[Tensor, "b d x y z"]:
+        """Features where the image has voxels."""
+        found: Tensor = self.conv(torch.cat((self.up(features), image), dim=1))
+        return found
+
+
 class Decoder(nn.Module):
     """From an encoder's features to the logits of one protocol.
 
@@ -55,23 +88,36 @@ class Decoder(nn.Module):
         channels: The encoder's feature maps per level.
         n_classes: Classes, background included.
         depths: Resolutions that get logits: 1 for the finest only, more for deep supervision.
+        finest: A last step to twice the resolution of the encoder, if there is one, and how many
+            maps it gives.
     """
 
-    def __init__(self, channels: Sequence[int], n_classes: int, *, depths: int = 1) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        n_classes: int,
+        *,
+        depths: int = 1,
+        finest: tuple[Finest, int] | None = None,
+    ) -> None:
         super().__init__()
         self.ups = nn.ModuleList(
             UnetUpBlock(3, channels[n + 1], channels[n], 3, 2, 2, _NORM, _ACT)
             for n in reversed(range(len(channels) - 1))
         )
-        self.outs = nn.ModuleList(UnetOutBlock(3, channels[n], n_classes) for n in range(depths))
+        self.finest = finest[0] if finest else None
+        maps = (finest[1], *channels) if finest else channels
+        self.outs = nn.ModuleList(UnetOutBlock(3, maps[n], n_classes) for n in range(depths))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
         """Logits per supervised resolution, finest first."""
         x = features[-1]
         finest_first: list[Tensor] = []
         for up, skip in zip(self.ups, reversed(features[:-1]), strict=True):
             x = up(x, skip)
             finest_first.insert(0, x)
+        if self.finest is not None:
+            finest_first.insert(0, self.finest(x, image))
         return [out(finest_first[n]) for n, out in enumerate(self.outs)]
 
 
@@ -87,13 +133,15 @@ class UNet(nn.Module):
         residual: Residual instead of plain blocks.
         depths: Resolutions with logits while training; see `deep`.
         age: Whether it tells the age at scan too.
+        fine: 0: the levels begin at full resolution. Else they begin at half of it, and the full
+            resolution has one layer of so many feature maps, which sees the image; see `Finest`.
 
     Source:
         Two convolutions a level, strided, instance norm, LeakyReLU 0.01 as in dai2019 (section
-        3.2); residual blocks and deep supervision as in richter2022.
+        3.2); residual blocks and deep supervision as in richter2022. `fine` is ours.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what there is to choose)
         self,
         heads: Mapping[str, int],
         *,
@@ -102,14 +150,19 @@ class UNet(nn.Module):
         residual: bool = False,
         depths: int = 1,
         age: bool = False,
+        fine: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(in_channels, channels, residual=residual)
-        self.decoders = nn.ModuleDict(
-            {name: Decoder(channels, n, depths=depths) for name, n in heads.items()}
-        )
+        begin = 2 if fine else 1
+        self.encoder = Encoder(in_channels, channels, residual=residual, begin=begin)
+
+        def decoder(n_classes: int) -> Decoder:
+            finest = (Finest(in_channels, channels[0], fine), fine) if fine else None
+            return Decoder(channels, n_classes, depths=depths, finest=finest)
+
+        self.decoders = nn.ModuleDict({name: decoder(n) for name, n in heads.items()})
         self.age = AgeHead(channels[-1]) if age else None
-        self.stride = 2 ** (len(channels) - 1)
+        self.stride = begin * 2 ** (len(channels) - 1)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
         """Logits at full resolution per head, shape (b, classes, i, j, k).
@@ -122,7 +175,7 @@ class UNet(nn.Module):
     def deep(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Any]:
         """Logits of every supervised resolution per head, finest first; and "age_weeks"."""
         features = self.encoder(x)
-        found: dict[str, Any] = {name: head(features) for name, head in self.decoders.items()}
+        found: dict[str, Any] = {name: head(features, x) for name, head in self.decoders.items()}
         if self.age is not None:
             found[AGE] = self.age(features[-1])
         return found

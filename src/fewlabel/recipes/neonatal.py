@@ -63,6 +63,8 @@ class Config(Settings):
         shift_intensity=0.1, chance=0.24, drop_modality=0.3,
     )  # fmt: skip
     channels: tuple[int, ...] = (32, 64, 128, 256, 320)
+    fine: int = Field(default=0, ge=0)
+    """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`."""
     residual: bool = True
     depths: int = Field(default=3, ge=1)
     """Resolutions that are supervised; each counts half as much as the one before."""
@@ -91,7 +93,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        self.patches.require_stride(len(self.channels))
+        self.patches.require_stride(len(self.channels) + bool(self.fine))
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         if self.augment.synthetic and self.working.intensity != "robust_scale":
@@ -182,6 +184,7 @@ def _shape(config: Config) -> dict[str, Any]:
     return {
         "in_channels": len(config.working.modalities),
         "channels": list(config.channels),
+        "fine": config.fine,
         "residual": config.residual,
         "depths": config.depths,
     }

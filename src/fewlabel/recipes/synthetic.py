@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,6 +67,8 @@ class Config(Settings):
     """Whether the exported network averages over the image and its mirror image: better, and
     twice the time."""
     channels: tuple[int, ...] = (16, 32, 64, 128, 160)
+    fine: int = Field(default=0, ge=0)
+    """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`."""
     levels: tuple[Level, ...] = (
         Level(spacing_mm=4.0, steps=4000, learning_rate=2e-3),
         Level(spacing_mm=2.0, steps=2000, learning_rate=1e-3),
@@ -81,7 +84,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     protocol = load_protocol(config.protocol)
     palette = load_palette(config.palette, protocol)
     torch.manual_seed(seed)
-    net = UNet({protocol.name: protocol.n_classes}, channels=config.channels)
+    sizes = {protocol.name: protocol.n_classes}
+    net = UNet(sizes, **_shape(config))
 
     @cache  # read when the first image is painted: building the networks needs no label maps
     def heads() -> Heads:
@@ -93,8 +97,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
 
     for level, name in zip(config.levels, _names(config.levels), strict=True):
         near = cache(lambda level=level: heads().for_spacing(level.spacing_mm))
-        field = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm).field
-        painter = Painter(palette, near, level.synthesis, field, level.spacing_mm, seed)
+        rule = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm, multiple=net.stride)
+        painter = Painter(palette, near, level.synthesis, rule.field, level.spacing_mm, seed)
 
         def loss(networks: Networks, batch: Batch, painter: Painter = painter) -> Losses:
             image, classes = painter.paint(batch)
@@ -110,6 +114,11 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
             optimizer=config.optimizer.model_copy(update={"learning_rate": level.learning_rate}),
             steps=level.steps,
         )
+
+
+def _shape(config: Config) -> dict[str, Any]:
+    """Arguments of the network."""
+    return {"channels": list(config.channels), "fine": config.fine}
 
 
 def _heads(config: Config, palette: Palette) -> Heads:
@@ -152,7 +161,7 @@ def cohort(config: Config, run: Path) -> Cohort:  # noqa: ARG001  (as other reci
 def exports(config: Config, networks: Networks) -> Export:
     """The network, for the field of the last level."""
     last, protocol = config.levels[-1], load_protocol(config.protocol)
-    network = networks["net"]
+    network, stride = networks["net"], cast("UNet", networks["net"]).stride
     if config.unweight:
         palette = load_palette(config.palette, protocol)
         weights = class_weights(_heads(config, palette), palette, protocol)
@@ -165,10 +174,10 @@ def exports(config: Config, networks: Networks) -> Export:
         grid=GridRule(
             spacing_mm=last.spacing_mm,
             field_mm=last.field_mm,
-            multiple=2 ** (len(config.channels) - 1),
+            multiple=stride,
         ),
         intensity="robust_scale",
         description=config.description,
         input=config.input,
-        settings=None if config.mirror else {"channels": list(config.channels)},
+        settings=None if config.mirror else _shape(config),
     )
