@@ -163,6 +163,20 @@ def test_an_age_head_that_expects_more_ages_says_the_same_at_first():
     assert done.fresh == ()
 
 
+def test_a_layer_at_full_resolution_keeps_its_filters_for_features_and_known_modalities():
+    source, known = net_of(OLD, fine=2)
+    net, wanted = net_of(OLD, modalities=("T2w", "T1w"), seed=1, fine=2)
+
+    done = transplant(net, wanted, weights_of(source), known)
+
+    name = "decoders.old.finest.conv.conv.weight"
+    before, after = (one.state_dict()[name] for one in (source, net))
+    assert torch.equal(after[:, :2], before[:, :2]), "maps"
+    assert torch.equal(after[:, 3], before[:, 2]), "T1w"
+    assert not after[:, 2].any(), "T2w is new"
+    assert name in done.fresh
+
+
 def test_a_network_of_other_channels_is_refused():
     source, known = net_of(OLD)
     net, wanted = net_of(OLD, channels=(3, 4, 6))
@@ -171,14 +185,16 @@ def test_a_network_of_other_channels_is_refused():
         transplant(net, wanted, weights_of(source), known)
 
 
-@pytest.mark.parametrize("more", [{}, {"age": True}, {"residual": False}, {"depths": 1}])
+@pytest.mark.parametrize(
+    "more", [{}, {"age": True}, {"residual": False}, {"depths": 1}, {"fine": 2}]
+)
 def test_the_shape_of_a_network_can_be_told_from_its_weights(more):
     net, _ = net_of(OLD, modalities=("T1w", "T2w"), **more)
 
     found = shape_of(net.state_dict())
 
     assert found == {"in_channels": 2, "channels": [3, 4, 5], "residual": True, "depths": 2,
-                     "age": False} | more  # fmt: skip
+                     "fine": 0, "age": False} | more  # fmt: skip
 
 
 def test_weights_of_another_network_are_refused():

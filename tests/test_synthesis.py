@@ -139,3 +139,43 @@ def test_kin_tissues_are_bright_or_dark_together():
     kin = [hippocampus_less_amygdala(1.0, seed) for seed in range(8)]
     strangers = [hippocampus_less_amygdala(0.0, seed) for seed in range(8)]
     assert np.mean(kin) < 0.6 * np.mean(strangers)
+
+
+def test_inverted_images_show_white_matter_darker_than_thalamus_and_air_still_black():
+    rows = head()
+    rows[:2] = 0  # air
+    config = STILL.model_copy(update={"invert": 1.0, "contrasts": {"t1": 1.0}})
+    for seed in range(5):
+        image, classes = paint(rows, config, seed=seed)
+        white = image[0, 0][classes[0] == ASEG.class_of("Right-Cerebral-White-Matter")].median()
+        thalamus = image[0, 0][classes[0] == ASEG.class_of("Left-Thalamus")].median()
+        assert white < thalamus
+        assert image[0, 0][:2].max() < 0.3
+
+
+def test_what_is_left_after_a_cut_moves_to_the_middle():
+    config = STILL.model_copy(update={"cut": 1.0, "cut_share": (0.5, 0.5), "recenter": 1.0})
+    moved = set()
+    for seed in range(8):
+        _, classes = paint(head(), config, seed=seed)
+        gone = classes[0] == UNLABELED
+        planes = [gone.all(dim=tuple(b for b in range(3) if b != a)).sum() for a in range(3)]
+        moved.add(int(max(planes)))
+        kept = (classes[0] > 0).nonzero()
+        if len(kept):
+            axis = planes.index(max(planes))
+            assert abs(float(kept[:, axis].float().mean()) - 11.5) <= 6.5
+    assert min(moved) >= 6  # of 12 planes, at most half went out of sight
+    assert len(moved) > 2
+
+
+def test_a_cut_brings_planes_from_beyond_the_field_and_labels_stay_with_the_image():
+    config = STILL.model_copy(update={"cut": 1.0, "cut_share": (0.4, 0.4), "recenter": 1.0})
+    for seed in range(6):
+        image, classes = paint(head(), config, seed=seed)
+        seen = classes[0] >= 0
+        white = classes[0] == ASEG.class_of("Right-Cerebral-White-Matter")
+        left = classes[0] == ASEG.class_of("Left-Thalamus")
+        if white.any() and left.any():
+            assert image[0, 0][white].median() > image[0, 0][left].median()
+        assert (image[0, 0][~seen] == 0).all()

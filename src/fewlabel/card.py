@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from jaxtyping import Float32
 from pydantic import Field, StringConstraints, model_validator
 
 from fewlabel.conform import GridRule
@@ -129,6 +131,8 @@ class ModelCard(Settings):
     """Settings of `nets.unet.UNet`, without heads, if there are weights for torch."""
     registration: dict[str, Any] | None = None
     """Settings of `nets.register.RegistrationNet`, if such a network is in the folder."""
+    offsets: dict[str, float] = Field(default_factory=dict)
+    """Added to the logits of structures before the most likely one is taken; see `adapt`."""
     provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
     """How it was trained: recipe, data, seed, steps, commit."""
     measured: tuple[Measured, ...] = ()
@@ -143,6 +147,9 @@ class ModelCard(Settings):
             self.intensity != "robust_scale" or isinstance(self.grid, SliceRule)
         ):
             raise ValueError("`any_modality` needs a field and `robust_scale`: 0 is darkest there")
+        unknown = [name for name in self.offsets if name not in self.protocol.names]
+        if unknown:
+            raise ValueError(f"`offsets` names {', '.join(unknown)}, which the model does not draw")
         return self
 
     @property
@@ -154,6 +161,14 @@ class ModelCard(Settings):
     def protocol(self) -> LabelProtocol:
         """What the classes of that output mean."""
         return self.heads[self.head]
+
+    @property
+    def class_offsets(self) -> Float32[np.ndarray, "classes"] | None:
+        """What is added to the logit of each class, background first; None: nothing."""
+        if not any(self.offsets.values()):
+            return None
+        told = [0.0, *(self.offsets.get(name, 0.0) for name in self.protocol.names)]
+        return np.array(told, dtype=np.float32)
 
     @property
     def looks_at(self) -> tuple[str, ...]:

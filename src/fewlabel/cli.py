@@ -27,6 +27,7 @@ app = App(name="fewlabel", version=VERSION, help="Segment brain MR images when l
 app.command(cli_train.train)
 app.command(cli_train.finetune)
 app.command(cli_train.export)
+app.command(cli_train.adapt)
 app.command(cli_evaluate.evaluate)
 app.command(cli_evaluate.compare)
 app.command(cli_datasets.cohort)

@@ -152,3 +152,49 @@ def export(  # noqa: PLR0913  (each is an option of the command)
     choice = Choice(stage, weights, with_weights=with_weights, bits=bits, license=terms)
     done = export_run(run, out, choice)
     print(done.as_text())
+
+
+def adapt(
+    cohort: Path,
+    *,
+    out: Path,
+    model: str | None = None,
+    split: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    threads: int | None = None,
+    max_memory: float | None = None,
+) -> None:
+    """Adapt a model to how your labels are drawn, on a few labeled scans and in seconds each.
+
+    No weights are trained: each structure gets an offset that makes it larger or smaller where
+    the network is in doubt. People are left out in turn to tell what that is worth; if it is
+    worth nothing, no model is written.
+
+    Args:
+        cohort: Manifest of labeled scans, as `fewlabel cohort` writes it.
+        out: Model folder to write; its name becomes the model's.
+        model: What to adapt: a name from `fewlabel models`, or a model folder.
+        split: Cases of these splits only; by default all but those of test.
+        threads: CPU threads.
+        max_memory: Limit in GB.
+    """
+    from fewlabel.adapt import adapt as choose
+    from fewlabel.adapt import lines, write_adapted
+    from fewlabel.cohort import read_cohort
+    from fewlabel.engine import compute_of
+    from fewlabel.model import find_model
+
+    cases = [case for case in read_cohort(cohort).cases
+             if (case.split in split if split else case.split != "test")]  # fmt: skip
+    before = find_model(model)
+    found = choose(
+        before,
+        cases,
+        compute_of(threads, "cpu", "fast", max_memory),
+        lambda words: print(words, file=sys.stderr, flush=True),
+    )
+    for line in lines(found):
+        print(line)
+    if not found.offsets or (found.gain is not None and found.gain <= 0):
+        print(f"Not written: these labels give no reason to change {before.card.name}.")
+        sys.exit(1)
+    print(write_adapted(before, found, out).as_text())

@@ -38,6 +38,8 @@ class Answer:
     age_weeks: float | None = None
 
 
+Offsets = Float32[np.ndarray, "classes"]
+"""What is added to the logit of each class, background first."""
 Run = Callable[[Float32[np.ndarray, "channels i j k"]], Answer]
 
 
@@ -116,7 +118,9 @@ class MeanAge:
         return self._sum / self._tissue if self._tissue else None
 
 
-def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
+def cpu_engine(
+    onnx: Path, head: str, shape: Index, compute: Compute, offsets: Offsets | None = None
+) -> Engine:
     """An ONNX file on the CPU.
 
     Args:
@@ -125,6 +129,7 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
         head: Which output.
         shape: Voxels of the field.
         compute: Threads and precision.
+        offsets: Added to the logits.
 
     Raises:
         ModelFolderError: If the file is no such network.
@@ -136,7 +141,7 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
         network = core.read_model(onnx)
         channels = channels_of(network)
         network.reshape({"image": [1, channels, *shape]})
-        logits = network.output(f"logits_{head}").get_node().input_value(0)
+        logits = logits_of(network, head, offsets)
     except RuntimeError as problem:
         raise ModelFolderError(
             f"{onnx} is not a network with the input 'image' and the output 'logits_{head}':"
@@ -157,6 +162,21 @@ def cpu_engine(onnx: Path, head: str, shape: Index, compute: Compute) -> Engine:
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     means = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
     return Engine(run, means, channels=channels, tells_age=bool(ages))
+
+
+def logits_of(network: Any, head: str, offsets: Offsets | None = None) -> Any:
+    """The logits of a head of a network of OpenVINO, with something added to those of each class.
+
+    Raises:
+        RuntimeError: If there is no such head.
+    """
+    from openvino import opset13 as op
+
+    logits = network.output(f"logits_{head}").get_node().input_value(0)
+    if offsets is None:
+        return logits
+    dimensions = logits.get_partial_shape().rank.get_length()
+    return op.add(logits, op.constant(offsets.reshape(1, -1, *[1] * (dimensions - 2)))).output(0)
 
 
 def channels_of(network: Any) -> int:

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from fewlabel.engine import Compute, age_in, ages_of, channels_of, cpu_settings, with_shares
+from fewlabel.engine import (
+    Compute,
+    Offsets,
+    age_in,
+    ages_of,
+    channels_of,
+    cpu_settings,
+    logits_of,
+    with_shares,
+)
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 
@@ -41,11 +50,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Cut:
-    """A network, and the name of the layer before which it is cut."""
+    """A network, the name of the layer before which it is cut, what is added to its logits."""
 
     network: Any
     layer: str
-    output: str
+    head: str
+    offsets: Offsets | None = None
 
     @property
     def channels(self) -> int:
@@ -59,20 +69,21 @@ class Cut:
 
     def logits(self, network: Any) -> Any:
         """The last layer's output in this network or a copy of it."""
-        return network.output(self.output).get_node().input_value(0)
+        return logits_of(network, self.head, self.offsets)
 
 
-def split(core: Any, onnx: Path, head: str) -> Cut | None:
+def split(core: Any, onnx: Path, head: str, offsets: Offsets | None = None) -> Cut | None:
     """Where to cut, or None if the last layer looks at more than one voxel.
 
     Args:
         core: Of OpenVINO.
         onnx: The file.
         head: Which output.
+        offsets: Added to the logits.
     """
     try:
         network = core.read_model(onnx)
-        node = network.output(f"logits_{head}").get_node().input_value(0).get_node()
+        node = logits_of(network, head).get_node()
     except RuntimeError:
         return None  # `cpu_engine` tells why
     if node.get_type_name() == "Add":
@@ -82,7 +93,7 @@ def split(core: Any, onnx: Path, head: str) -> Cut | None:
     kernel = list(node.input_value(1).get_partial_shape())[2:]
     if any(str(length) != "1" for length in kernel):
         return None
-    return Cut(network, node.get_friendly_name(), f"logits_{head}")
+    return Cut(network, node.get_friendly_name(), head, offsets)
 
 
 def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alone: bool) -> Parts:

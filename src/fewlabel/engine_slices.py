@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fewlabel.engine import Compute, last_line, with_shares
+from fewlabel.engine import Compute, Offsets, last_line, logits_of, with_shares
 from fewlabel.errors import ModelFolderError
 from fewlabel.grid import Grid
 from fewlabel.slices import SliceRule, Volumes, stray_regions, three_slices
@@ -21,6 +21,7 @@ class SliceEngine:
         onnx: The file; its output "logits_<head>" is (1, classes, h, w).
         head: Which output.
         compute: Threads and precision.
+        offsets: Added to the logits.
 
     Attributes:
         means: What it runs on, for the record; known once it has run.
@@ -29,13 +30,15 @@ class SliceEngine:
         ModelFolderError: If the file is no such network.
     """
 
-    def __init__(self, onnx: Path, head: str, compute: Compute) -> None:
+    def __init__(
+        self, onnx: Path, head: str, compute: Compute, offsets: Offsets | None = None
+    ) -> None:
         import openvino
 
         self._core: Any = openvino.Core()
         try:
             network = self._core.read_model(onnx)
-            logits = network.output(f"logits_{head}").get_node().input_value(0)
+            logits = logits_of(network, head, offsets)
             network.reshape({"image": [1, 3, -1, -1]})
         except RuntimeError as problem:
             raise ModelFolderError(

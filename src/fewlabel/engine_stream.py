@@ -16,7 +16,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fewlabel.conform import GridRule
-from fewlabel.engine import OVERLAP, Answer, Compute, Engine, MeanAge, cpu_engine, in_windows
+from fewlabel.engine import (
+    OVERLAP,
+    Answer,
+    Compute,
+    Engine,
+    MeanAge,
+    Offsets,
+    cpu_engine,
+    in_windows,
+)
 from fewlabel.engine_parts import Features, Parts, bytes_per_voxel, compiled_parts, split
 from fewlabel.errors import ConfigError
 from fewlabel.patches import tile_starts, tile_weights
@@ -30,7 +39,9 @@ _SHARES_PART = 0.08
 """Part of the limit that probabilities may take before they go to disk."""
 
 
-def stream_engine(onnx: Path, head: str, rule: GridRule, compute: Compute) -> Engine:
+def stream_engine(
+    onnx: Path, head: str, rule: GridRule, compute: Compute, offsets: Offsets | None = None
+) -> Engine:
     """An ONNX file on the CPU, in windows where it was trained so or memory is limited.
 
     Args:
@@ -38,6 +49,7 @@ def stream_engine(onnx: Path, head: str, rule: GridRule, compute: Compute) -> En
         head: Which output.
         rule: The field, and the window that the network was trained on.
         compute: Threads, precision and the limit of memory.
+        offsets: Added to the logits.
 
     Raises:
         ConfigError: If the limit is too low for the smallest window.
@@ -46,9 +58,9 @@ def stream_engine(onnx: Path, head: str, rule: GridRule, compute: Compute) -> En
     import openvino
 
     core: Any = openvino.Core()
-    found = split(core, onnx, head)
+    found = split(core, onnx, head, offsets)
     if found is None:
-        engine = cpu_engine(onnx, head, rule.seen, compute)
+        engine = cpu_engine(onnx, head, rule.seen, compute, offsets)
         if rule.seen == rule.field:
             return engine
         return replace(engine, run=in_windows(engine.run, rule.seen), window=rule.seen)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 from safetensors.torch import load_file
 
-from fewlabel.engine import AGE, Answer, Compute, Engine
+from fewlabel.engine import AGE, Answer, Compute, Engine, Offsets
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.nets.unet import UNet
 
@@ -20,6 +20,7 @@ def torch_engine(
     heads: Mapping[str, int],
     head: str,
     compute: Compute,
+    offsets: Offsets | None = None,
 ) -> Engine:
     """A U-Net from a safetensors file.
 
@@ -29,6 +30,7 @@ def torch_engine(
         heads: Number of classes of each head.
         head: Which output.
         compute: Device and precision.
+        offsets: Added to the logits.
 
     Raises:
         ConfigError: If there is no GPU.
@@ -46,13 +48,15 @@ def torch_engine(
         ) from None
     network.eval().to(compute.device)
     half = compute.precision == "fast"
+    added = torch.zeros(heads[head]) if offsets is None else torch.from_numpy(offsets)
+    added = added.to(compute.device).reshape(-1, 1, 1, 1)
 
     @torch.inference_mode()
     def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
         batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
         with torch.autocast(compute.device, torch.bfloat16, enabled=half):
             found = network(batch)
-        logits = found[head][0].float()
+        logits = found[head][0].float() + added
         shares: np.ndarray = (logits.softmax(0) * 255).round().byte().cpu().numpy()
         return Answer(shares, float(found[AGE][0]) if AGE in found else None)
 

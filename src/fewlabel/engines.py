@@ -21,7 +21,7 @@ def open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
     if isinstance(card.grid, SliceRule):
         return _slice_engine(model, compute)
     if compute.device == "cpu":
-        engine = stream_engine(model.onnx, card.head, card.grid, compute)
+        engine = stream_engine(model.onnx, card.head, card.grid, compute, card.class_offsets)
     else:
         engine = _torch_engine(model, compute)
         if (window := card.grid.seen) != card.grid.field:
@@ -40,7 +40,7 @@ def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:
     from fewlabel.engine_torch import torch_engine
 
     heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
-    return torch_engine(model.weights, card.network, heads, card.head, compute)
+    return torch_engine(model.weights, card.network, heads, card.head, compute, card.class_offsets)
 
 
 def _slice_engine(model: ModelFolder, compute: Compute) -> SliceEngine:
@@ -49,7 +49,7 @@ def _slice_engine(model: ModelFolder, compute: Compute) -> SliceEngine:
             f"The model {model.card.name} looks at slices, which is done on the CPU only.",
             fix="use --device cpu.",
         )
-    return SliceEngine(model.onnx, model.card.head, compute)
+    return SliceEngine(model.onnx, model.card.head, compute, model.card.class_offsets)
 
 
 def _require_described(model: ModelFolder, engine: Engine) -> None:

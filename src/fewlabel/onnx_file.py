@@ -124,7 +124,7 @@ def pack(content: bytes, bits: Bits = 16) -> bytes:
 
 def differences(
     content: bytes, exact: InOrder, rounded: InOrder, images: Iterable[Float[Tensor, "..."]]
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """How far apart the outputs of three versions of a network are at most.
 
     Args:
@@ -134,7 +134,7 @@ def differences(
         images: What to look at.
 
     Returns:
-        Largest difference of ONNX and `rounded`, and of `rounded` and `exact`.
+        Largest difference of ONNX and `rounded`, and of `rounded` and `exact`; largest output.
     """
     import openvino
 
@@ -142,7 +142,7 @@ def differences(
     compiled = core.compile_model(
         core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
-    by_onnx = by_rounding = 0.0
+    by_onnx = by_rounding = largest = 0.0
     for image in images:
         found = compiled([image.numpy()])
         with torch.inference_mode():
@@ -150,7 +150,8 @@ def differences(
         for number, (one, other) in enumerate(zip(before, after, strict=True)):
             by_onnx = max(by_onnx, float(np.abs(found[number] - other.numpy()).max()))
             by_rounding = max(by_rounding, float((one - other).abs().max()))
-    return by_onnx, by_rounding
+            largest = max(largest, float(other.abs().max()))
+    return by_onnx, by_rounding, largest
 
 
 def _in_8(values: np.ndarray, bits: Bits) -> bool:

@@ -7,7 +7,7 @@ network. In the first layer, filters are copied modality by modality.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,11 +63,13 @@ def shape_of(weights: Weights) -> dict[str, Any]:
             fix="fine-tune a model or run of supervised, synthetic, mo-net, neonatal or finetune.",
         )
     outs = {key.split(".")[3] for key in weights if key.startswith(f"decoders.{heads[0]}.outs.")}
+    finest = weights.get(f"decoders.{heads[0]}.finest.up.conv.weight")
     return {
         "in_channels": found[0].shape[1],
         "channels": [weight.shape[0] for weight in found],
         "residual": "encoder.levels.1.conv3.conv.weight" in weights,
         "depths": len(outs),
+        "fine": 0 if finest is None else finest.shape[1],
         "age": any(key.startswith("age.") for key in weights),
     }
 
@@ -138,8 +140,10 @@ def transplant(net: UNet, target: Sees, weights: Weights, source: Sees) -> Trans
         before = weights.get(_key_there(key, names))
         if before is None:
             fresh.append(key)
-        elif _is_first_layer(key):
-            filled[key] = _filters(before.float(), source.modalities, target.modalities)
+        elif sees_image := _sees_image(key):
+            others = 0 if sees_image == "only" else before.shape[1] - len(source.modalities)
+            of_image = _filters(before[:, others:].float(), source.modalities, target.modalities)
+            filled[key] = torch.cat((before[:, :others].float(), of_image), dim=1)
             fresh += [key] * (not set(target.modalities) <= set(source.modalities))
         else:
             filled[key] = before
@@ -185,12 +189,15 @@ def _outputs(
     return found
 
 
-def _is_first_layer(key: str) -> bool:
-    return key.startswith("encoder.levels.0.conv") and key.split(".")[3] in ("conv1", "conv3")
+def _sees_image(key: str) -> Literal["only", "last", ""]:
+    """Whether a layer sees the image: alone, or after features."""
+    if key.startswith("encoder.levels.0.conv") and key.split(".")[3] in ("conv1", "conv3"):
+        return "only"
+    return "last" if key.endswith(".finest.conv.conv.weight") else ""
 
 
 def _filters(before: Tensor, known: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Filters of the first layer, shape (features, modalities, ...), for other modalities."""
+    """Filters of the image, shape (features, modalities, ...), for other modalities."""
     if not set(wanted) & set(known):
         share = before.sum(1, keepdim=True) / len(wanted)
         return share.repeat_interleave(len(wanted), dim=1)

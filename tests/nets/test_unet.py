@@ -31,3 +31,26 @@ def test_heads_share_the_encoder_and_nothing_else():
 
 def test_the_input_must_divide_by_the_stride_the_network_names():
     assert UNet({"a": 2}, channels=(4, 4, 4, 4)).stride == 8
+
+
+def test_one_layer_at_full_resolution_gives_logits_for_every_voxel():
+    net = UNet({"a": 3}, channels=(4, 8), fine=2, in_channels=2, depths=2)
+    finest, coarser = net.deep(torch.zeros(1, 2, 8, 12, 4))["a"]
+
+    assert net.stride == 4
+    assert finest.shape == (1, 3, 8, 12, 4)
+    assert coarser.shape == (1, 3, 4, 6, 2)
+
+
+def test_the_layer_at_full_resolution_sees_the_image_itself():
+    net = UNet({"a": 3}, channels=(4, 8), fine=2).eval()
+    nothing = torch.zeros_like(next(net.encoder.levels[0].parameters()))
+    next(net.encoder.levels[0].parameters()).data = nothing  # the levels below are blind
+    image = torch.zeros(1, 1, 8, 8, 8)
+    image[0, 0, 3, 4, 5] = 1
+
+    logits = net(image)["a"][0]
+
+    differs = (logits - logits[:, :1, :1, :1]).abs().sum(0) > 1e-6
+    assert differs[2:5, 3:6, 4:7].any()
+    assert not differs[6, 6, 1]

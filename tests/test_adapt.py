@@ -1,0 +1,174 @@
+"""Offsets that make a model draw as somebody else does."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fewlabel.adapt import LARGEST, Evidence, adapt, fit, lines, write_adapted
+from fewlabel.cohort import Case, Cohort, write_cohort
+from fewlabel.engine import Compute
+from fewlabel.errors import CohortError
+from fewlabel.io import write_labels
+from fewlabel.labels import load_protocol
+from fewlabel.model import read_model
+from fewlabel.segmenter import Segmenter
+from fewlabel.volume import Scan
+from fewlabel.warp_io import write_scan
+from tests.band_model import band_model, box_grid
+from tests.commands import command
+
+ONE = Compute(threads=1)
+DRAWN = {"Right-Lump": 1.2, "Ball": -0.6}
+BANDS_TSV = "index\tname\n7\tBall\n46\tRight-Lump\n24\tCSF\n"
+
+
+def ramp(seed):
+    """A ball that is brightest in its middle: all intensities in between occur."""
+    grid = box_grid()
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
+    place = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - (0, 10, 20)
+    bright = np.clip(1000 * (1 - np.linalg.norm(place, axis=-1) / (70 + 3 * seed)), 0, None)
+    rng = np.random.default_rng(seed)
+    return Scan((bright + rng.uniform(0, 20, grid.shape)).astype(np.float32), grid)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A model, and three people whose scans somebody has drawn who sees more lump than it."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "bands.tsv").write_text(BANDS_TSV)
+    model = band_model(folder / "plain")
+    drawer = Segmenter(band_model(folder / "other", offsets=DRAWN), ONE)
+    cases = []
+    for n in range(3):
+        scan, place = ramp(n), folder / f"sub-{n}_T1w.nii.gz"
+        write_scan(scan, place)
+        drawn = folder / f"sub-{n}_dseg.nii.gz"
+        write_labels(drawer(scan).labels, drawn)
+        cases.append(Case(f"sub-{n}", f"sub-{n}", f"sub-{n}", {"T1w": place}, drawn,
+                          str(folder / "bands.tsv"), split="train"))  # fmt: skip
+    return model, cases
+
+
+def test_a_model_learns_to_draw_as_somebody_else_does(study):
+    model, cases = study
+    found = adapt(model, cases, ONE)
+
+    assert np.mean(list(found.before.values())) < 0.96
+    assert np.mean(list(found.after.values())) > 0.98
+    assert found.offsets["Right-Lump"] - found.offsets["Ball"] == pytest.approx(1.8, abs=0.5)
+
+
+def test_each_person_is_scored_with_offsets_that_others_have_chosen(study, monkeypatch):
+    model, cases = study
+    asked = []
+    monkeypatch.setattr(
+        "fewlabel.adapt.fit",
+        lambda found, pairs: (asked.append([one.person for one in found]), fit(found, pairs))[1],
+    )
+    adapt(model, cases, ONE)
+
+    assert asked == [
+        ["sub-0", "sub-1", "sub-2"], ["sub-1", "sub-2"], ["sub-0", "sub-2"], ["sub-0", "sub-1"],
+    ]  # fmt: skip
+
+
+def test_one_person_does_not_tell_what_offsets_are_worth_for_others(study):
+    model, cases = study
+    found = adapt(model, cases[:1], ONE)
+
+    assert found.gain is None
+    assert "cannot be told" in next(lines(found))
+
+
+def test_what_nobody_has_drawn_keeps_its_readiness(study, tmp_path):
+    model, cases = study
+    (tmp_path / "two.tsv").write_text("index\tname\n7\tBall\n46\tRight-Lump\n")
+    partial = [Case(c.id, c.person, c.family, c.scans, c.labels, c.protocol, ("Ball", "Right-Lump"))
+               for c in cases]  # fmt: skip
+
+    assert "CSF" not in adapt(model, partial, ONE).offsets
+
+
+def test_a_model_that_draws_alike_already_is_left_as_it_is(study, tmp_path, capsys):
+    model, cases = study
+    alike = []
+    for case in cases[:2]:
+        drawn = tmp_path / f"{case.id}_dseg.nii.gz"
+        write_labels(Segmenter(model, ONE)(ramp(int(case.id[-1]))).labels, drawn)
+        alike.append(Case(case.id, case.person, case.family, case.scans, drawn, case.protocol))
+    write_cohort(Cohort(tuple(alike)), tmp_path / "cohort.tsv")
+
+    code = command("adapt", tmp_path / "cohort.tsv", "--model", model.folder, "--out",
+                   tmp_path / "mine", "--threads", 1)  # fmt: skip
+    assert code == 1
+    assert "no reason to change bands" in capsys.readouterr().out
+    assert not (tmp_path / "mine").exists()
+
+
+def test_the_command_writes_a_model_folder_that_segments_so(study, tmp_path, capsys):
+    model, cases = study
+    write_cohort(Cohort(tuple(cases)), tmp_path / "cohort.tsv")
+    out = tmp_path / "mine"
+
+    assert command("adapt", tmp_path / "cohort.tsv", "--model", model.folder, "--out", out,
+                   "--threads", 1) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "by 3 people left out in turn" in said
+    mine = read_model(out)
+    assert mine.card.name == "mine"
+    assert mine.card.provenance["offsets chosen on"] == "bands 1.0, scans of 3 people"
+    lump = mine.card.protocol.class_of("Right-Lump")
+    before, after = (Segmenter(m, ONE)(ramp(0)).labels.data == lump for m in (model, mine))
+    assert after.sum() > 1.05 * before.sum()
+
+
+def test_offsets_add_up_when_a_model_is_adapted_again(study, tmp_path):
+    model, cases = study
+    first = adapt(model, cases, ONE)
+    once = write_adapted(model, first, tmp_path / "once")
+    again = adapt(once, cases, ONE)
+
+    for name, value in first.offsets.items():
+        assert again.offsets[name] == pytest.approx(value, abs=0.5)
+
+
+def test_cases_of_test_choose_nothing(study, tmp_path, capsys):
+    _, cases = study
+    kept = [Case(c.id, c.person, c.family, c.scans, c.labels, c.protocol, split="test")
+            for c in cases]  # fmt: skip
+    write_cohort(Cohort(tuple(kept)), tmp_path / "cohort.tsv")
+
+    with pytest.raises(CohortError, match=r"None of the cases has labels"):
+        command("adapt", tmp_path / "cohort.tsv", "--out", tmp_path / "mine")
+    assert not capsys.readouterr().out
+
+
+def test_offsets_of_structures_that_a_model_does_not_draw_are_refused(study, tmp_path):
+    model, _ = study
+    card = json.loads((model.folder / "model.json").read_text())
+    card["offsets"] = {"Vermis": 1.0}
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.onnx.read_bytes())
+    (folder / "model.json").write_text(json.dumps(card))
+
+    with pytest.raises(Exception, match=r"`offsets` names Vermis, which the model does not draw"):
+        read_model(folder)
+
+
+def test_both_sides_share_an_offset_that_stays_within_its_limit():
+    aseg = load_protocol("aseg32")
+    left, right = aseg.class_of("Left-Amygdala"), aseg.class_of("Right-Amygdala")
+    scores = np.full((aseg.n_classes, 4), -9.0, dtype=np.float32)
+    scores[0], scores[left, :2], scores[right, 2:] = 0.0, -1.5, -0.7
+    truth = np.array([left, left, right, right], dtype=np.int16)
+    meaning = np.arange(aseg.n_classes, dtype=np.int16)
+    found = [Evidence("a", scores, truth, meaning, np.zeros((3, aseg.n_classes)))]
+
+    offsets = fit(found, [(left, right)])
+
+    assert offsets[left] == offsets[right]
+    assert 1.5 < offsets[left] <= LARGEST
+    assert found[0].dice(offsets) == 1.0
