@@ -131,8 +131,8 @@ def adapt(
     found = []
     for case in labeled:
         watch(f"{case.id}: looking at it")
-        found.append(_evidence(segmenter, case))
-    pairs = _pairs(own, found)
+        found.append(look_at(segmenter, case))
+    pairs = pairs_of(own, found)
     people = list(dict.fromkeys(one.person for one in found))
     watch(f"{len(found)} scans of {len(people)} people: choosing offsets")
     nothing = np.zeros(own.n_classes, dtype=np.float32)
@@ -213,7 +213,7 @@ def _folds(people: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(people[start::n]) for start in range(n)]
 
 
-def _pairs(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[tuple[int, ...]]:
+def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[tuple[int, ...]]:
     """Classes that share an offset: left and right of what is drawn in any of the scans."""
     drawn = np.any([one.meaning > 0 for one in found], axis=0)
     number = {name: n for n, name in enumerate(protocol.names, start=1)}
@@ -233,7 +233,12 @@ def _images(case: Case, model: ModelFolder) -> Images | None:
     return Images(there[first], first, {name: there[name] for name in others})
 
 
-def _evidence(segmenter: Segmenter, case: Case) -> Evidence:
+def look_at(segmenter: Segmenter, case: Case) -> Evidence:
+    """What a model says of a labeled scan, and what is true.
+
+    Raises:
+        FewlabelError: If a file cannot be used, or the case lacks a modality.
+    """
     model, images = segmenter.model, _images(case, segmenter.model)
     assert case.labels is not None
     assert images is not None

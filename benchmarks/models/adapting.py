@@ -1,0 +1,67 @@
+"""How much a few labeled scans are worth to a model that is adapted to them.
+
+    python -m benchmarks.models.adapting [--model adult-aseg32] [--people 1 2 3 5 10]
+        [--draws 5] ../shared/data/malc ../shared/data/oasis-trt:dktaseg
+
+For each data set: so many of its people, drawn at random, choose the offsets (`fewlabel adapt`);
+all others are scored as the model was and with the offsets, on the network's own grid. Rows go to
+benchmarks/results/adapting_MODEL.csv.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import RESULTS, add_rows, provenance
+from fewlabel.adapt import Evidence, fit, look_at, pairs_of
+from fewlabel.datasets import index_folder
+from fewlabel.engine import Compute
+from fewlabel.model import find_model
+from fewlabel.segmenter import Segmenter
+
+
+def worth(found: list[Evidence], chosen: set[str], pairs: list[tuple[int, ...]]) -> list[float]:
+    """Dice of all others before, and after with the offsets that the chosen ones give."""
+    ours = [one for one in found if one.person in chosen]
+    others = [one for one in found if one.person not in chosen]
+    offsets = fit(ours, pairs)
+    nothing = np.zeros_like(offsets)
+    return [statistics.fmean(one.dice(which) for one in others) for which in (nothing, offsets)]
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--model", default="adult-aseg32")
+    ask.add_argument("--people", type=int, nargs="+", default=[1, 2, 3, 5, 10])
+    ask.add_argument("--draws", type=int, default=5)
+    ask.add_argument("--note", default="")
+    ask.add_argument("data", nargs="+", help="FOLDER[:DESC]")
+    asked = ask.parse_args()
+    segmenter, table = Segmenter(find_model(asked.model), Compute()), []
+    about = provenance(asked.note)
+    for source in asked.data:
+        folder, _, desc = source.partition(":")
+        cases = index_folder(Path(folder).resolve(), desc=desc).cohort.cases
+        found = [look_at(segmenter, case) for case in cases]
+        pairs = pairs_of(segmenter.model.card.protocol, found)
+        people = sorted({one.person for one in found})
+        for n in asked.people:
+            draws = [
+                worth(found, set(np.random.default_rng((n, d)).permutation(people)[:n]), pairs)
+                for d in range(asked.draws)
+            ]
+            before, after = (statistics.fmean(column) for column in zip(*draws, strict=True))
+            gains = [late - early for early, late in draws]
+            row = {"data": Path(folder).name, "people": n, "scored": len(people) - n,
+                   "draws": asked.draws, "dice_before": f"{before:.4f}",
+                   "dice_after": f"{after:.4f}", "least_gain": f"{min(gains):.4f}",
+                   "most_gain": f"{max(gains):.4f}"}  # fmt: skip
+            table.append(about | row)
+            print(*row.values(), flush=True)
+    add_rows(RESULTS / f"adapting_{segmenter.model.card.name}.csv", table)
+
+
+if __name__ == "__main__":
+    main()
