@@ -12,11 +12,12 @@ import fewlabel
 import fewlabel.results
 from fewlabel.conform import GridRule
 from fewlabel.engine import Compute, Engine
+from fewlabel.engines import tight
 from fewlabel.errors import ModelFolderError, OutputError, ScanError
 from fewlabel.grid import Grid
 from fewlabel.predict import segment, segment_files
 from fewlabel.results import ResultPaths
-from fewlabel.segmenter import Segmenter, _tight
+from fewlabel.segmenter import Segmenter
 from fewlabel.volume import Scan
 from tests.band_model import BANDS, band_card, band_model, box_grid, head_at, turned_scan
 
@@ -70,7 +71,7 @@ def test_a_network_that_sees_less_at_once_than_in_training_is_warned_of(tmp_path
     card = band_model(tmp_path / "bands", grid=GridRule(spacing_mm=3.0)).card
     trained = card.grid.seen
     for window, warned in ((None, False), (trained, False), ((16, *trained[1:]), True)):
-        found = _tight(Engine(lambda _: None, "a test", window), card)
+        found = tight(Engine(lambda _: None, "a test", window), card)
         assert bool(found) == warned
 
 

@@ -6,7 +6,8 @@ from fewlabel.errors import ConfigError
 from fewlabel.intensity import robust_scale
 from fewlabel.labels import UNLABELED, load_protocol
 from fewlabel.palette import load_palette
-from fewlabel.synthesis import SynthesisConfig, scale_robustly, synthesize
+from fewlabel.sampling import scale_robustly
+from fewlabel.synthesis import SynthesisConfig, synthesize
 
 ASEG = load_protocol("aseg32")
 PALETTE = load_palette("aseg", ASEG)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from fewlabel.cpu import cores
 from fewlabel.engine import Compute
 from fewlabel.errors import ConfigError
 from fewlabel.settings import Settings, check_settings, read_mapping
@@ -134,13 +135,13 @@ def threads_each(workers: int) -> int:
     >>> threads_each(10**6)
     1
     """
-    return max(1, _cores() // workers)
+    return max(1, cores() // workers)
 
 
 def workers_here() -> int:
     """How many workers cores and memory of this machine allow."""
     memory = _distributed().system.MEMORY_LIMIT
-    return max(1, min(_cores(), int(memory / _WORKER_BYTES)))
+    return max(1, min(cores(), int(memory / _WORKER_BYTES)))
 
 
 @contextmanager
@@ -212,9 +213,3 @@ def _not_installed(what: str) -> ConfigError:
         f"{what} is not installed, which shares a cohort out.",
         fix="pip install 'fewlabel[cluster]'",
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

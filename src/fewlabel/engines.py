@@ -1,7 +1,10 @@
 """The network of a model folder, ready to run on what was asked for."""
 
+import math
 from dataclasses import replace
 
+from fewlabel.card import ModelCard
+from fewlabel.conform import GridRule
 from fewlabel.engine import Compute, Engine, in_windows
 from fewlabel.engine_slices import SliceEngine
 from fewlabel.engine_stream import stream_engine
@@ -28,6 +31,19 @@ def open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
             engine = replace(engine, run=in_windows(engine.run, window), window=window)
     _require_described(model, engine)
     return engine
+
+
+def tight(engine: Engine | SliceEngine, card: ModelCard) -> list[str]:
+    """A warning if memory was limited so that the network saw less at once than in training."""
+    if not isinstance(card.grid, GridRule) or not isinstance(engine, Engine):
+        return []
+    if engine.window is None or math.prod(engine.window) >= math.prod(card.grid.seen):
+        return []
+    seen, trained = (" x ".join(map(str, size)) for size in (engine.window, card.grid.seen))
+    return [
+        f"To stay within the limit of memory the network saw {seen} voxels at once, not {trained}"
+        " as in training: labels can be much worse than without the limit."
+    ]
 
 
 def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:

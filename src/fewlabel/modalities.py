@@ -167,6 +167,13 @@ def _others_of(words: Sequence[str], known: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def notes_of(scans: Mapping[str, Scan]) -> list[str]:
+    """What was odd in the files; of which modality, if there are several."""
+    if len(scans) == 1:
+        return list(next(iter(scans.values())).notes)
+    return [f"{name}: {note}" for name, scan in scans.items() for note in scan.notes]
+
+
 def read_images(images: Images, card: ModelCard) -> dict[str, Scan]:
     """Read all images of a head, the scan first.
 

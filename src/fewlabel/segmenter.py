@@ -1,6 +1,5 @@
 """From a scan in memory to its structures: conform, run, restore."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,12 @@ from fewlabel.circumstances import Circumstances
 from fewlabel.conform import GridRule, conform, restore
 from fewlabel.engine import Compute, Engine
 from fewlabel.engine_slices import SliceEngine, look_at_slices
-from fewlabel.engines import open_engine
+from fewlabel.engines import open_engine, tight
 from fewlabel.field import first_look, look_again, main_body
 from fewlabel.grid import Grid
 from fewlabel.metrics import volumes_mm3
 from fewlabel.mni import onto_mni
-from fewlabel.modalities import Images, require_enough, sorted_in
+from fewlabel.modalities import Images, notes_of, require_enough, sorted_in
 from fewlabel.model import ModelCard, ModelFolder, PredictedAge
 from fewlabel.norms import AROUND_BRAIN, read_norms
 from fewlabel.people import UNKNOWN, Age
@@ -142,7 +141,7 @@ class Segmenter:
         if card.age is not None:
             record["age"] = card.age.record(age, known.weeks)
         found = (finding.says for finding in quality.findings)
-        record["warnings"] = [*_notes(scans), *_tight(engine, card), *found]
+        record["warnings"] = [*notes_of(scans), *tight(engine, card), *found]
         return Segmentation(labels, volumes, record, traits, age)
 
     def look(
@@ -214,26 +213,6 @@ def _by_modality(scan: Scan | Scans, card: ModelCard) -> Scans:
 
 def _first(scans: Scans) -> Scan:
     return next(iter(scans.values()))
-
-
-def _notes(scans: Scans) -> list[str]:
-    """What was odd in the files; of which modality, if there are several."""
-    if len(scans) == 1:
-        return list(_first(scans).notes)
-    return [f"{name}: {note}" for name, scan in scans.items() for note in scan.notes]
-
-
-def _tight(engine: Engine | SliceEngine, card: ModelCard) -> list[str]:
-    """A warning if memory was limited so that the network saw less at once than in training."""
-    if not isinstance(card.grid, GridRule) or not isinstance(engine, Engine):
-        return []
-    if engine.window is None or math.prod(engine.window) >= math.prod(card.grid.seen):
-        return []
-    seen, trained = (" x ".join(map(str, size)) for size in (engine.window, card.grid.seen))
-    return [
-        f"To stay within the limit of memory the network saw {seen} voxels at once, not {trained}"
-        " as in training: labels can be much worse than without the limit."
-    ]
 
 
 def _in_mni(scans: Scans) -> Scans:

@@ -20,9 +20,17 @@ from torch.nn import functional as F
 
 from fewlabel.labels import UNLABELED
 from fewlabel.palette import Palette, Prior, Range, contrasts
+from fewlabel.sampling import (
+    Field3D,
+    box_blur,
+    gaussian_blur,
+    lookup,
+    sample_linear,
+    sample_nearest,
+    scale_robustly,
+    thicken,
+)
 from fewlabel.settings import Settings
-
-Field3D = Float[Tensor, "i j k"]
 
 
 class SynthesisConfig(Settings):
@@ -87,14 +95,14 @@ def synthesize(
     """
     shape, spacing, source_spacing = working
     if _chance(config.flip, rng):
-        rows = _lookup(torch.from_numpy(palette.partner).to(rows), rows.flip(0))
+        rows = lookup(torch.from_numpy(palette.partner).to(rows), rows.flip(0))
     gone = _draw_cut(shape, config, rng) if _chance(config.cut, rng) else None
     where = _positions_mm(shape, spacing, config, rng, gone) / source_spacing
-    painted = _lookup(_intensities(palette, config, rng), rows)
+    painted = lookup(_intensities(palette, config, rng), rows)
     if source_spacing < 0.75 * spacing:
-        painted = _box_blur(painted)
-    image = _sample_linear(painted, where)
-    near = _sample_nearest(rows, where)
+        painted = box_blur(painted)
+    image = sample_linear(painted, where)
+    near = sample_nearest(rows, where)
     image = image + _texture(near, palette, config, rng)
     mask = _brain_mask(near, palette, rng) if _chance(config.strip, rng) else None
     before = mask is not None and _chance(0.3, rng)  # noise then fills the emptied space
@@ -103,30 +111,11 @@ def synthesize(
     image = _spoil(image.clamp(0, 1), spacing, config, rng)
     if mask is not None and not before:
         image = image * mask
-    classes = _lookup(torch.from_numpy(palette.learn).to(rows.device), near)
+    classes = lookup(torch.from_numpy(palette.learn).to(rows.device), near)
     if gone is not None:  # nothing is seen there, nothing can be learned
         image.narrow(gone.axis, gone.start, gone.size).zero_()
         classes.narrow(gone.axis, gone.start, gone.size).fill_(UNLABELED)
     return scale_robustly(image)[None, None], classes[None]
-
-
-def scale_robustly(image: Field3D, low: float = 0.5, high: float = 99.5) -> Field3D:
-    """`intensity.robust_scale` on tensors, so that training sees what prediction does."""
-    ordered = image.flatten()[:: max(1, image.numel() // 1_000_000)].sort().values
-    floor = _percentile(ordered, low)
-    above = ordered[ordered > floor]
-    if above.numel() == 0:
-        return torch.zeros_like(image)
-    return ((image - floor) / (_percentile(above, high) - floor)).clamp(0, 1)
-
-
-def _percentile(ordered: Float[Tensor, "n"], percent: float) -> Tensor:
-    rank = round(percent / 100 * (ordered.numel() - 1))
-    return ordered[max(0, min(ordered.numel() - 1, rank))]
-
-
-def _lookup(table: Tensor, rows: Tensor) -> Tensor:
-    return table.index_select(0, rows.flatten().int()).reshape(rows.shape)
 
 
 def _uniform(ends: Range, rng: torch.Generator) -> float:
@@ -245,49 +234,21 @@ def _texture(
     shape = (near.shape[0], near.shape[1], near.shape[2])
     coarse = tuple(max(2, n // 5) for n in shape)
     grain = 0.7 * _normal(shape, rng) + _smooth_noise(shape, 1, coarse, rng)[0]
-    return _lookup(spread, near) * grain
+    return lookup(spread, near) * grain
 
 
 def _brain_mask(near: UInt8[Tensor, "i j k"], palette: Palette, rng: torch.Generator) -> Field3D:
     """1 where brain extraction would keep the image: tight, with some or with all CSF."""
     brain = torch.tensor([part == "brain" for part in palette.part], device=near.device)
     csf = torch.tensor([part == "csf" for part in palette.part], device=near.device)
-    mask = _lookup(brain.float(), near)
+    mask = lookup(brain.float(), near)
     manner = _uniform((0.0, 3.0), rng)
     if manner < 1:
         return mask
     if manner < 2:
-        return mask + _lookup(csf.float(), near)
+        return mask + lookup(csf.float(), near)
     width = 2 * int(_uniform((1.0, 3.0), rng)) + 1
     return F.max_pool3d(mask[None, None], width, stride=1, padding=width // 2)[0, 0]
-
-
-def _box_blur(image: Field3D) -> Float[Tensor, "a b c"]:
-    """Mean of each 2x2x2 neighborhood of `image`: partial volume at twice its spacing."""
-    for axis in range(3):
-        size = image.shape[axis] - 1
-        image = (image.narrow(axis, 0, size) + image.narrow(axis, 1, size)).mul_(0.5)
-    return image
-
-
-def _sample_linear(image: Float[Tensor, "a b c"], where: Float[Tensor, "3 i j k"]) -> Field3D:
-    """`image` at `where`, in voxels from its middle; 0 outside."""
-    scale = torch.tensor([2 / max(n - 1, 1) for n in image.shape], device=image.device)
-    grid = (where * scale.reshape(3, 1, 1, 1)).flip(0).permute(1, 2, 3, 0)[None]
-    return F.grid_sample(image[None, None], grid, align_corners=True, padding_mode="zeros")[0, 0]
-
-
-def _sample_nearest(
-    rows: UInt8[Tensor, "a b c"], where: Float[Tensor, "3 i j k"]
-) -> UInt8[Tensor, "i j k"]:
-    """The row nearest to each position; background outside."""
-    flat = torch.zeros(where.shape[1:], dtype=torch.int64, device=rows.device)
-    inside = torch.ones(where.shape[1:], dtype=torch.bool, device=rows.device)
-    for axis, size in enumerate(rows.shape):
-        index = torch.round(where[axis] + (size - 1) / 2).long()
-        inside &= (index >= 0) & (index < size)
-        flat = flat * size + index.clamp(0, size - 1)
-    return rows.flatten()[flat] * inside
 
 
 def _spoil(
@@ -299,31 +260,8 @@ def _spoil(
     image = image * torch.exp(strength * _smooth_noise(shape, 1, (4, 4, 4), rng)[0])
     image = image / image.max().clamp(min=1e-6)
     image = image ** math.exp(config.gamma * float(_normal((), rng)))
-    image = _gaussian_blur(image, _uniform(config.blur_mm, rng) / spacing)
+    image = gaussian_blur(image, _uniform(config.blur_mm, rng) / spacing)
     if _chance(config.thick, rng):
         axis = int(_uniform((0.0, 3.0), rng)) % 3
-        image = _thicken(image, axis, _uniform(config.thickness_mm, rng) / spacing)
+        image = thicken(image, axis, _uniform(config.thickness_mm, rng) / spacing)
     return image + _uniform(config.noise, rng) * _normal(shape, rng)
-
-
-def _gaussian_blur(image: Field3D, sigma: float) -> Field3D:
-    if sigma < 0.2:
-        return image
-    reach = max(1, math.ceil(2.5 * sigma))
-    offsets = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    for axis in range(3):
-        shape, pad = [1, 1, 1], [0, 0, 0]
-        shape[axis], pad[axis] = len(kernel), reach
-        image = F.conv3d(image[None, None], kernel.reshape(1, 1, *shape), padding=pad)[0, 0]
-    return image
-
-
-def _thicken(image: Field3D, axis: int, factor: float) -> Field3D:
-    if factor <= 1:
-        return image
-    size = list(image.shape)
-    size[axis] = max(2, round(size[axis] / factor))
-    thick = F.interpolate(image[None, None], size=size, mode="area")
-    return F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from fewlabel.cpu import cores
 from fewlabel.errors import ConfigError
 from fewlabel.recipes import Plan, read_plan
 from fewlabel.run_folder import HISTORY, open_folder, provenance, require_own_folder
-from fewlabel.train.cpu import cores, keep_memory
+from fewlabel.train.cpu import keep_memory
 from fewlabel.train.lock import held
 from fewlabel.train.loop import train
 from fewlabel.train.picture import Picture, draw_history

@@ -1,7 +1,6 @@
-"""The CPU side of a process that trains."""
+"""How a process that trains on a CPU is set up."""
 
 import ctypes
-import os
 import platform
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt's settings in malloc.h
@@ -21,10 +20,3 @@ def keep_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
