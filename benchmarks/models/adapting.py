@@ -1,15 +1,17 @@
 """How much a few labeled scans are worth to a model that is adapted to them.
 
-    python -m benchmarks.models.adapting [--model adult-aseg32] [--people 1 2 3 5 10]
-        [--draws 5] ../shared/data/malc ../shared/data/oasis-trt:dktaseg
+    python -m benchmarks.models.adapting [--model adult-aseg32] [--plain] [--people 1 3 5]
+        [--draws 3] ../shared/data/malc ../shared/data/oasis-trt:dktaseg
 
 For each data set: so many of its people, drawn at random, choose the offsets (`fewlabel adapt`);
-all others are scored as the model was and with the offsets, on the network's own grid. Rows go to
+all others are scored as the model was and with the offsets, on the network's own grid. With
+`--plain` the model begins without the offsets that it ships with. Rows go to
 benchmarks/results/adapting_MODEL.csv.
 """
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,16 @@ def worth(found: list[Evidence], chosen: set[str], pairs: list[tuple[int, ...]])
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--model", default="adult-aseg32")
-    ask.add_argument("--people", type=int, nargs="+", default=[1, 2, 3, 5, 10])
-    ask.add_argument("--draws", type=int, default=5)
+    ask.add_argument("--people", type=int, nargs="+", default=[1, 3, 5])
+    ask.add_argument("--draws", type=int, default=3)
+    ask.add_argument("--plain", action="store_true", help="without the model's own offsets")
     ask.add_argument("--note", default="")
     ask.add_argument("data", nargs="+", help="FOLDER[:DESC]")
     asked = ask.parse_args()
-    segmenter, table = Segmenter(find_model(asked.model), Compute()), []
+    model, table = find_model(asked.model), []
+    if asked.plain:
+        model = replace(model, card=model.card.model_copy(update={"offsets": {}}))
+    segmenter = Segmenter(model, Compute())
     about = provenance(asked.note)
     for source in asked.data:
         folder, _, desc = source.partition(":")
@@ -54,7 +60,8 @@ def main() -> None:
             ]
             before, after = (statistics.fmean(column) for column in zip(*draws, strict=True))
             gains = [late - early for early, late in draws]
-            row = {"data": Path(folder).name, "people": n, "scored": len(people) - n,
+            row = {"data": Path(folder).name, "plain": asked.plain, "people": n,
+                   "scored": len(people) - n,
                    "draws": asked.draws, "dice_before": f"{before:.4f}",
                    "dice_after": f"{after:.4f}", "least_gain": f"{min(gains):.4f}",
                    "most_gain": f"{max(gains):.4f}"}  # fmt: skip
