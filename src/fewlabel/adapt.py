@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16
+from jaxtyping import Float32, Float64, Int16, UInt8
 
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import labels_on
@@ -50,21 +50,24 @@ class Evidence:
 
     Attributes:
         person: Whose scan it is.
-        scores: Logarithms of the probabilities where the network is in doubt.
+        shares: Probabilities in steps of 1/255 where the network is in doubt.
         truth: What is drawn there, in the protocol that both sides share.
         meaning: The class in that protocol of each class of the network; -1 if it cannot say.
         counts: Voxels elsewhere, where the network is sure: predicted, drawn, and both alike.
     """
 
     person: str
-    scores: Float32[np.ndarray, "classes voxels"]
+    shares: UInt8[np.ndarray, "classes voxels"]
     truth: Int16[np.ndarray, "voxels"]
     meaning: Int16[np.ndarray, "classes"]
     counts: Float64[np.ndarray, "3 structures"]
 
     def dice(self, offsets: Offsets) -> float:
         """Mean over the structures that are drawn."""
-        said = self.meaning[(self.scores + offsets[:, None]).argmax(axis=0)]
+        weights = np.exp(offsets)[:, None]
+        likely = self.shares * weights
+        likely += 0.5 * weights  # what was rounded to nothing may be a little
+        said = self.meaning[likely.argmax(axis=0)]
         predicted, drawn, alike = self.counts + _counted(said, self.truth, self.counts.shape[1])
         there = drawn[1:] > 0
         sizes = (predicted + drawn)[1:][there]
@@ -155,7 +158,7 @@ def fit(found: Sequence[Evidence], pairs: Sequence[tuple[int, ...]]) -> Offsets:
         found: Scans.
         pairs: Classes that share an offset.
     """
-    offsets = np.zeros(len(found[0].scores), dtype=np.float32)
+    offsets = np.zeros(len(found[0].shares), dtype=np.float32)
     best = _worth(found, offsets, pairs)
     for step in _STEPS:
         for classes in pairs:
@@ -257,8 +260,8 @@ def look_at(segmenter: Segmenter, case: Case) -> Evidence:
     sure, looked = shares.max(axis=0) >= _SETTLED, truth != UNLABELED
     said = meaning[shares[:, sure & looked].argmax(axis=0)]
     counts = _counted(said, truth[sure & looked], shared.n_classes)
-    scores = np.log(shares[:, looked & ~sure].astype(np.float32) + 0.5)
-    return Evidence(case.person, scores, truth[looked & ~sure], meaning, counts)
+    doubt = looked & ~sure
+    return Evidence(case.person, shares[:, doubt], truth[doubt], meaning, counts)
 
 
 def _meaning(own: LabelProtocol, shared: LabelProtocol) -> Int16[np.ndarray, "classes"]:

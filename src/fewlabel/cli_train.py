@@ -181,8 +181,9 @@ def adapt(
     from fewlabel.adapt import lines, write_adapted
     from fewlabel.cohort import read_cohort
     from fewlabel.engine import compute_of
-    from fewlabel.model import find_model
+    from fewlabel.model import find_model, require_place
 
+    require_place(out)
     cases = [case for case in read_cohort(cohort).cases
              if (case.split in split if split else case.split != "test")]  # fmt: skip
     before = find_model(model)

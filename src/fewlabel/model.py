@@ -32,6 +32,7 @@ __all__ = [
     "list_models",
     "models_folder",
     "read_model",
+    "require_place",
     "write_model",
 ]
 
@@ -136,10 +137,7 @@ def write_model(
     Raises:
         OutputError: If something else is there, or the place cannot be written to.
     """
-    if folder.exists() and not (folder / CARD).is_file():
-        raise OutputError(
-            f"{folder} exists and is no model folder.", fix="choose another folder with --out."
-        )
+    require_place(folder)
     contents = {ONNX: onnx, WEIGHTS: weights, REGISTRATION: registration}
     files = {name: content for name, content in contents.items() if content is not None}
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
@@ -153,6 +151,18 @@ def write_model(
             fix="choose another folder with --out, or make room.",
         ) from None
     return ModelFolder(folder, card)
+
+
+def require_place(folder: Path) -> None:
+    """Refuse a place for a model folder where something else is.
+
+    Raises:
+        OutputError: If so.
+    """
+    if folder.exists() and not (folder / CARD).is_file():
+        raise OutputError(
+            f"{folder} exists and is no model folder.", fix="choose another folder with --out."
+        )
 
 
 def find_model(name_or_folder: str | Path | None = None) -> ModelFolder:
