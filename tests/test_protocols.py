@@ -34,6 +34,7 @@ def rows(name):
         ("neobrains7", 7, 7),
         ("neuromorphometrics138", 138, 134),
         ("oasis4", 4, 4),
+        ("serag9", 9, 8),
         ("tissue3", 3, 3),
     ],
 )

@@ -19,6 +19,7 @@ from scipy.ndimage import affine_transform
 from benchmarks.common import RESULTS, add_rows, provenance
 from benchmarks.papers.richter2022_data import weeks
 from fewlabel.io import read_labels
+from fewlabel.labels import load_protocol
 from fewlabel.metrics import dice, volumes_mm3
 from fewlabel.volume import LabelMap
 
@@ -43,7 +44,8 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--data", type=Path, default=Path("../shared/data"))
     asked = ask.parse_args()
-    maps = [read_labels(case.labels, case.drawn_in()) for case in weeks(asked.data) if case.labels]
+    named = load_protocol("serag9")
+    maps = [read_labels(case.labels, named) for case in weeks(asked.data) if case.labels]
     pairs = [dice(scaled_onto(a, b), b) for a, b in pairwise(maps)]
     volumes = [volumes_mm3(one) for one in maps]
     rows = [

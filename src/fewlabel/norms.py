@@ -19,7 +19,7 @@ from fewlabel.settings import Settings
 from fewlabel.traits import Traits
 
 Range = tuple[float, float]
-AROUND_BRAIN = {"csf", "cerebrospinal fluid", "extracerebral csf"}
+AROUND_BRAIN = {"csf", "cerebrospinal fluid", "extracerebral csf", "background"}
 """Structures around the brain rather than of it."""
 
 
