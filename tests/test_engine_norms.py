@@ -45,9 +45,16 @@ def test_norms_of_large_fields_are_those_of_64_bits(image):
 
 
 def test_without_the_correction_they_are_not(image):
-    """The day this fails, OpenVINO sums exactly, and `engine_norms` can go."""
+    """The day this fails, OpenVINO sums exactly, and `engine_norms` can go.
+
+    How far off it is depends on how many numbers a processor adds at once: 3e-4 with 256 bits
+    (1e-5 with the correction), more than 5e-4 elsewhere.
+    """
     expected = in_64_bits(image)
-    assert np.abs(of_openvino(image, steadied=False) - expected).max() > 5e-4
+    corrected, plain = (
+        np.abs(of_openvino(image, steadied=steadied) - expected).max() for steadied in (True, False)
+    )
+    assert plain > max(2e-4, 5 * corrected)
 
 
 def test_small_fields_are_left_alone(image):

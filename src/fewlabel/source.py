@@ -128,17 +128,27 @@ def _of_run(run: Path) -> Source:
     before = read_source(Path(found["source"])) if found.get("recipe") == "finetune" else None
     stage = _last_stage(run)
     weights = load_weights(run / stage / "final.safetensors").get("net", {})
-    channels = shape_of(weights)["channels"]
+    shape = shape_of(weights)
     working = _working(found, before)
     return Source(
         name=f"the run {run.resolve().name}, stage {stage}",
         weights=weights,
         sees=Sees(_heads(run, found, before, weights), working.modalities),
         working=working,
-        grid=_grid(found, before, working.spacing_mm, 2 ** (len(channels) - 1)),
+        grid=_grid(found, before, working.spacing_mm, stride_of(shape)),
         space=before.space if before else found.get("space", "native"),
         people=Cohort(tuple(case for part in _people(run) for case in part.cases)),
     )
+
+
+def stride_of(shape: Mapping[str, Any]) -> int:
+    """What sizes must be divisible by for a U-Net of these arguments.
+
+    >>> stride_of({"channels": [4, 8, 8], "fine": 2})
+    8
+    """
+    halvings: int = len(shape["channels"]) - 1 + bool(shape["fine"])
+    return int(2**halvings)
 
 
 def _last_stage(run: Path) -> str:

@@ -215,7 +215,7 @@ def test_runs_of_other_recipes_are_sources_too(tmp_path):
     assert (neonates.sees.modalities, neonates.working.any_modality) == (("T1w", "T2w"), True)
     assert neonates.grid.field_mm == (128.0, 160.0, 128.0)
     assert neonates.grid.window is None
-    assert neonates.shape == both | {"channels": [2, 3, 4]}
+    assert neonates.shape == both | {"channels": [2, 3, 4], "fine": 0}
 
 
 def test_people_whom_the_source_has_learned_from_are_refused_in_the_test_set(
