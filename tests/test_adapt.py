@@ -134,6 +134,17 @@ def test_offsets_add_up_when_a_model_is_adapted_again(study, tmp_path):
         assert again.offsets[name] == pytest.approx(value, abs=0.5)
 
 
+def test_labels_without_any_structure_are_refused(study, tmp_path):
+    model, (case, *_) = study
+    empty = Segmenter(model, ONE)(ramp(0)).labels
+    empty.data[:] = 0
+    write_labels(empty, tmp_path / "sub-0_dseg.nii.gz")
+    drawn = tmp_path / "sub-0_dseg.nii.gz"
+
+    with pytest.raises(CohortError, match=r"labels of sub-0 hold no structure where bands looks"):
+        adapt(model, [Case("sub-0", "a", "a", case.scans, drawn, case.protocol)], ONE)
+
+
 def test_cases_of_test_choose_nothing(study, tmp_path, capsys):
     _, cases = study
     kept = [Case(c.id, c.person, c.family, c.scans, c.labels, c.protocol, split="test")

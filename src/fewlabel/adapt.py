@@ -240,6 +240,7 @@ def look_at(segmenter: Segmenter, case: Case) -> Evidence:
     """What a model says of a labeled scan, and what is true.
 
     Raises:
+        CohortError: If no structure is drawn where the model looks.
         FewlabelError: If a file cannot be used, or the case lacks a modality.
     """
     model, images = segmenter.model, _images(case, segmenter.model)
@@ -255,6 +256,11 @@ def look_at(segmenter: Segmenter, case: Case) -> Evidence:
     moved = placed.affine @ np.linalg.inv(native.affine) @ labels.grid.affine
     there = LabelMap(labels.data, Grid(labels.grid.shape, moved), shared)
     truth = labels_on(there, seen.field).data.ravel()
+    if not (truth > 0).any():
+        raise CohortError(
+            f"The labels of {case.id} hold no structure where {model.card.name} looks.",
+            fix="leave the case out, or check that labels and scan lie in the same place.",
+        )
     meaning = _meaning(model.card.protocol, shared)
     shares = np.stack([share.ravel() for share in seen.shares])
     sure, looked = shares.max(axis=0) >= _SETTLED, truth != UNLABELED
