@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fewlabel.adapt import LARGEST, Evidence, adapt, fit, lines, write_adapted
+from fewlabel.adapt import LARGEST, Evidence, adapt, fit, write_adapted
 from fewlabel.cohort import Case, Cohort, write_cohort
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
@@ -13,6 +13,7 @@ from fewlabel.io import write_labels
 from fewlabel.labels import load_protocol
 from fewlabel.model import read_model
 from fewlabel.segmenter import Segmenter
+from fewlabel.show import adapted_as_lines
 from fewlabel.volume import Scan
 from fewlabel.warp_io import write_scan
 from tests.band_model import band_model, box_grid
@@ -79,7 +80,7 @@ def test_one_person_does_not_tell_what_offsets_are_worth_for_others(study):
     found = adapt(model, cases[:1], ONE)
 
     assert found.gain is None
-    assert "cannot be told" in next(lines(found))
+    assert "cannot be told" in next(adapted_as_lines(found))
 
 
 def test_what_nobody_has_drawn_keeps_its_readiness(study, tmp_path):

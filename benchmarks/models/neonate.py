@@ -36,6 +36,7 @@ from fewlabel.export import Choice, export_run
 from fewlabel.labels import load_protocol
 from fewlabel.model import CARD, Measured, ModelFolder, read_model
 from fewlabel.recipes.neonatal import STAGE
+from fewlabel.source import stride_of
 from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
@@ -43,7 +44,6 @@ TABLE = RESULTS / "neonate-drawem9_folds.csv"
 LEVELS = ((4.0, 800, 1e-2), (2.0, 1000, 6e-3), (0.859375, 1500, 4e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96, 128], "fine": 16}
-MULTIPLE = 16
 DESCRIPTION = (
     "9 tissues of the newborn brain as in the templates of Serag 2012, and the age at scan"
 )
@@ -55,7 +55,7 @@ def level(spacing_mm: float, steps: int, rate: float) -> dict[str, Any]:
     augment = {
         "synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2, "bias": 0.2, "gamma": 0.2,
     }  # fmt: skip
-    found = whole_brain((spacing_mm, steps, rate), augment, MULTIPLE) | NETWORK
+    found = whole_brain((spacing_mm, steps, rate), augment, stride_of(NETWORK)) | NETWORK
     found["optimizer"]["ema"] = 0.99
     return found | {"description": DESCRIPTION, "input": INPUT}
 

@@ -12,16 +12,16 @@ Dice, by coordinate ascent.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, UInt8
+from jaxtyping import Float64, Int16, UInt8
 
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import labels_on
-from fewlabel.engine import Compute
+from fewlabel.engine import Compute, Offsets
 from fewlabel.errors import CohortError
 from fewlabel.grid import Grid
 from fewlabel.io import read_labels
@@ -41,7 +41,6 @@ _PRICE = 1e-3
 _MOST_FOLDS = 5
 
 Watch = Callable[[str], None]
-Offsets = Float32[np.ndarray, "classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,22 +285,3 @@ def _counted(
     said, truth = said[both], truth[both]
     alike = truth[said == truth]
     return np.stack([np.bincount(part, minlength=n) for part in (said, truth, alike)]).astype(float)
-
-
-def lines(found: Adapted) -> Iterator[str]:
-    """For people: what the offsets are worth, and which they are."""
-    before, chosen = (statistics.fmean(part.values()) for part in (found.before, found.chosen_on))
-    n = len(found.before)
-    if found.gain is None:
-        yield (
-            f"Mean Dice {before:.3f} before and {chosen:.3f} after, on the one person whose scans"
-            " chose the offsets: what they are worth for others cannot be told."
-        )
-    else:
-        spread = [found.after[person] - value for person, value in found.before.items()]
-        yield (
-            f"Mean Dice {before:.3f} before and {before + found.gain:.3f} after, by {n} people"
-            f" left out in turn ({min(spread):+.3f} to {max(spread):+.3f})."
-        )
-    most = sorted(found.offsets.items(), key=lambda item: -abs(item[1]))
-    yield "Offsets: " + (", ".join(f"{name} {value:+.1f}" for name, value in most) or "none")

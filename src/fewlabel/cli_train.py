@@ -178,10 +178,11 @@ def adapt(
         max_memory: Limit in GB.
     """
     from fewlabel.adapt import adapt as choose
-    from fewlabel.adapt import lines, write_adapted
+    from fewlabel.adapt import write_adapted
     from fewlabel.cohort import read_cohort
     from fewlabel.engine import compute_of
     from fewlabel.model import find_model, require_place
+    from fewlabel.show import adapted_as_lines
 
     require_place(out)
     cases = [case for case in read_cohort(cohort).cases
@@ -193,7 +194,7 @@ def adapt(
         compute_of(threads, "cpu", "fast", max_memory),
         lambda words: print(words, file=sys.stderr, flush=True),
     )
-    for line in lines(found):
+    for line in adapted_as_lines(found):
         print(line)
     if not found.offsets or (found.gain is not None and found.gain <= 0):
         print(f"Not written: these labels give no reason to change {before.card.name}.")

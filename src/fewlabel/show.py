@@ -1,10 +1,10 @@
-"""Scores and comparisons for people (tables in a terminal) and for programs (JSON)."""
+"""Scores, comparisons and offsets for people (in a terminal), and for programs (JSON)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -12,6 +12,9 @@ from rich.table import Table
 
 from fewlabel.compare import OVERALL, Comparison, Difference
 from fewlabel.scores import ScoreTable, Summary
+
+if TYPE_CHECKING:
+    from fewlabel.adapt import Adapted
 
 _BESIDES = ("volume", "reference_volume")
 _DIGITS = {"": 3, "mm": 2, "mm3": 0}
@@ -165,3 +168,22 @@ def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
+
+
+def adapted_as_lines(found: "Adapted") -> Iterator[str]:
+    """For people: what the offsets are worth, and which they are."""
+    before, chosen = (fmean(part.values()) for part in (found.before, found.chosen_on))
+    n = len(found.before)
+    if found.gain is None:
+        yield (
+            f"Mean Dice {before:.3f} before and {chosen:.3f} after, on the one person whose scans"
+            " chose the offsets: what they are worth for others cannot be told."
+        )
+    else:
+        spread = [found.after[person] - value for person, value in found.before.items()]
+        yield (
+            f"Mean Dice {before:.3f} before and {before + found.gain:.3f} after, by {n} people"
+            f" left out in turn ({min(spread):+.3f} to {max(spread):+.3f})."
+        )
+    most = sorted(found.offsets.items(), key=lambda item: -abs(item[1]))
+    yield "Offsets: " + (", ".join(f"{name} {value:+.1f}" for name, value in most) or "none")
