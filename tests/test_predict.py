@@ -295,8 +295,8 @@ def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, model, hea
     assert "out is a file, not a folder" in outcome.error.what
 
 
-def test_a_gpu_needs_weights_for_torch(model, head):
-    with pytest.raises(ModelFolderError, match="has no weights for torch"):
+def test_a_gpu_needs_a_network_that_torch_knows(model, head):
+    with pytest.raises(ModelFolderError, match="is no U-Net that torch can run"):
         segment(head, model=model, device="cuda")
 
 

@@ -186,7 +186,16 @@ def test_a_network_of_other_channels_is_refused():
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"age": True}, {"residual": False}, {"depths": 1}, {"fine": 2}]
+    "more",
+    [
+        {},
+        {"age": True},
+        {"residual": False},
+        {"depths": 1},
+        {"fine": 2},
+        {"fine": 2, "fine_norm": False},
+        {"first": 7},
+    ],
 )
 def test_the_shape_of_a_network_can_be_told_from_its_weights(more):
     net, _ = net_of(OLD, modalities=("T1w", "T2w"), **more)
@@ -194,7 +203,7 @@ def test_the_shape_of_a_network_can_be_told_from_its_weights(more):
     found = shape_of(net.state_dict())
 
     assert found == {"in_channels": 2, "channels": [3, 4, 5], "residual": True, "depths": 2,
-                     "fine": 0, "age": False} | more  # fmt: skip
+                     "fine": 0, "fine_norm": True, "first": 3, "age": False} | more  # fmt: skip
 
 
 def test_weights_of_another_network_are_refused():

@@ -86,7 +86,7 @@ def segment(  # noqa: PLR0913  (one parameter per option)
         others: Another image of the same head in the same space for such a model, [T1w=]PATH;
             with one scan only. The result lies on the grid of the scan.
         threads: CPU threads; without it one per core.
-        device: cuda needs the extra `train` and a model with weights for torch.
+        device: cuda needs the extra `train` and a U-Net.
         precision: fast takes 16-bit numbers where the processor has them, exact never.
         max_memory: GB; networks that would take more look at parts of a scan.
         overwrite: Replace existing results.

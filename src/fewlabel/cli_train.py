@@ -143,7 +143,7 @@ def export(  # noqa: PLR0913  (each is an option of the command)
         out: Model folder to write; its name becomes the model's.
         stage: The stage whose networks to export; by default the last one that is trained.
         weights: Those with the best validation score, the last ones, or what the stage ended on.
-        with_weights: Add the weights for torch too, to run on GPUs and to fine-tune.
+        with_weights: Add all weights for torch, with those of deep supervision, to fine-tune.
         bits: What weights are stored in: 8 halves a large network again; see how Dice takes it.
         terms: License of the model, for its card.
     """

@@ -8,7 +8,7 @@ from fewlabel.conform import GridRule
 from fewlabel.engine import Compute, Engine, in_windows
 from fewlabel.engine_slices import SliceEngine
 from fewlabel.engine_stream import stream_engine
-from fewlabel.errors import ModelFolderError
+from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelFolder
 from fewlabel.slices import SliceRule
 
@@ -47,16 +47,17 @@ def tight(engine: Engine | SliceEngine, card: ModelCard) -> list[str]:
 
 
 def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:
+    try:
+        from fewlabel.engine_torch import torch_engine
+        from fewlabel.model_weights import network_of
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"A GPU needs {missing.name}, which is not installed.",
+            fix="pip install 'fewlabel[train]', or use --device cpu.",
+        ) from None
     card = model.card
-    if model.weights is None or card.network is None:
-        raise ModelFolderError(
-            f"The model {card.name} has no weights for torch, which a GPU needs.",
-            fix="use --device cpu, or export the model with its weights.",
-        )
-    from fewlabel.engine_torch import torch_engine
-
-    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
-    return torch_engine(model.weights, card.network, heads, card.head, compute, card.class_offsets)
+    channels, offsets = len(card.modalities), card.class_offsets
+    return torch_engine(network_of(model), card.head, channels, compute, offsets)
 
 
 def _slice_engine(model: ModelFolder, compute: Compute) -> SliceEngine:

@@ -2,7 +2,7 @@
 
 model.onnx            the network: input "image", one output "logits_<head>" per head
 model.json            the card: grid and intensity rule, protocols, provenance, hashes
-weights.safetensors   the same weights for torch, if wanted (fine-tuning, GPUs)
+weights.safetensors   all weights of training, if wanted: those of deep supervision, too
 quality.json          what results are usually like, and how far doubt goes with Dice, if measured
 """
 

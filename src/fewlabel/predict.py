@@ -106,7 +106,7 @@ def segment(  # noqa: PLR0913  (the front door: what the command offers, by the 
         model: A name that `list_models` gives, a model folder, or None: what suits the scan.
         out: Folder for the five result files; None: keep the result in memory.
         threads: CPU threads; None: one per core.
-        device: "cuda" needs the extra `train` and a model with weights for torch.
+        device: "cuda" needs the extra `train` and a U-Net.
         precision: "fast" takes 16-bit numbers where the processor has them.
         max_memory_gb: Networks that would take more (10^9 bytes) look at parts of a scan.
         overwrite: Replace an existing result.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
+from fewlabel.card import ModelCard
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule
@@ -18,6 +18,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.mni import Space
 from fewlabel.model import CARD, ModelFolder, find_model
+from fewlabel.model_weights import weights_of
 from fewlabel.settings import Settings, check_settings, read_mapping
 from fewlabel.splits import leaks
 from fewlabel.surgery import AGES, Sees, heads_of, shape_of
@@ -26,7 +27,7 @@ from fewlabel.train.history import History
 from fewlabel.warm_start import require_new_people
 
 _SETTINGS, _HISTORY, _COHORT = "settings.yaml", "history.csv", "cohort.tsv"
-_FIX = "name a model folder with weights for torch, or the folder of a run that has ended."
+_FIX = "name a model folder, or the folder of a run that has ended."
 
 
 class WorkingChange(Settings):
@@ -88,8 +89,8 @@ def read_source(place: Path) -> Source:
         place: Run folder, model folder, or the name of a model.
 
     Raises:
-        ConfigError: If it is neither, or has no weights of a U-Net for torch.
-        ModelFolderError: If the model folder is damaged or there is no such model.
+        ConfigError: If it is neither, or the model looks at slices.
+        ModelFolderError: If the model folder is damaged, holds no U-Net, or there is no such model.
         ProtocolError: If the protocol of a run is no longer where it was.
     """
     if (place / _SETTINGS).is_file():
@@ -101,15 +102,12 @@ def read_source(place: Path) -> Source:
 
 def _of_model(model: ModelFolder) -> Source:
     card = model.card
-    if model.weights is None or not isinstance(card.grid, GridRule):
+    if not isinstance(card.grid, GridRule):
         raise ConfigError(
-            f"The model {card.name} has no weights of a U-Net for torch.",
-            fix="export it again with `fewlabel export --with-weights`, or name its run folder.",
+            f"The model {card.name} looks at slices, which nothing goes on from.",
+            fix="name the folder of a model or run with a U-Net.",
         )
-    try:
-        weights = {key: value.float() for key, value in load_file(model.weights).items()}
-    except (OSError, SafetensorError) as problem:
-        raise ConfigError(f"Cannot read {model.weights}: {problem}.", fix=_FIX) from None
+    weights = _with_offsets(weights_of(model), card)
     there = heads_of(weights)
     heads = {name: head for name, head in card.heads.items() if name in there}
     working = WorkingRule(
@@ -121,6 +119,14 @@ def _of_model(model: ModelFolder) -> Source:
     name = f"the model {card.name} {card.version}"
     sees = Sees(heads, card.modalities)
     return Source(name, weights, sees, working, card.grid, card.space, people=None)
+
+
+def _with_offsets(weights: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
+    """The card's offsets as part of the last layer, whose outputs they are added to."""
+    if card.class_offsets is not None:
+        name = f"decoders.{card.head}.outs.0.conv.conv.bias"
+        weights[name] = weights[name] + torch.from_numpy(card.class_offsets)
+    return weights
 
 
 def _of_run(run: Path) -> Source:

@@ -70,6 +70,8 @@ def shape_of(weights: Weights) -> dict[str, Any]:
         "residual": "encoder.levels.1.conv3.conv.weight" in weights,
         "depths": len(outs),
         "fine": 0 if finest is None else finest.shape[1],
+        "fine_norm": finest is None or f"decoders.{heads[0]}.finest.conv.adn.N.weight" in weights,
+        "first": found[0].shape[2],
         "age": any(key.startswith("age.") for key in weights),
     }
 

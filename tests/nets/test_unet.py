@@ -54,3 +54,16 @@ def test_the_layer_at_full_resolution_sees_the_image_itself():
     differs = (logits - logits[:, :1, :1, :1]).abs().sum(0) > 1e-6
     assert differs[2:5, 3:6, 4:7].any()
     assert not differs[6, 6, 1]
+
+
+def test_a_window_of_the_finest_layer_says_what_the_whole_says_there():
+    net = UNet({"a": 3}, channels=(4, 8), fine=2, fine_norm=False, first=7, depths=2).eval()
+    image = torch.rand(1, 1, 16, 12, 8)
+    window = (slice(4, 12), slice(0, 8), slice(2, 8))
+
+    whole, coarse = net.deep(image)["a"]
+    part, coarse_again = net.deep(image, window)["a"]
+
+    assert torch.equal(coarse, coarse_again)
+    inside = (slice(None), slice(None), slice(1, -1), slice(0, -1), slice(1, None))  # but its rim
+    torch.testing.assert_close(part[inside], whole[(..., *window)][inside])

@@ -12,8 +12,11 @@ from fewlabel.datasets import index_folder
 from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
 from fewlabel.errors import CohortError, ConfigError
 from fewlabel.export import Choice, export_run
+from fewlabel.model import find_model
+from fewlabel.model_weights import weights_of
 from fewlabel.nets.unet import UNet
 from fewlabel.recipes import find_recipe, finetune, read_plan
+from fewlabel.slices import SliceRule
 from fewlabel.source import read_source
 from fewlabel.strategies import counts
 from fewlabel.train.checkpoint import load_weights, save_weights
@@ -165,8 +168,26 @@ def test_a_model_folder_is_a_source_as_good_as_its_run(people, target, tmp_path)
     assert known == {c.person for c in (*people.part("train"), *Cohort(strangers).part("train"))}
 
 
-def test_a_model_folder_without_weights_for_torch_is_refused(target, tmp_path):
-    with pytest.raises(ConfigError, match="no weights of a U-Net for torch"):
+def test_a_model_that_ships_is_a_source_as_it_is(target, tmp_path):
+    patches = {"size": [32, 32, 32], "batch": 1}
+
+    net = stage_of(tmp_path, "adult-aseg32", target, patches=patches, protocols=["aseg32"],
+                   allow_empty_classes=True).networks["net"]  # fmt: skip
+
+    card = find_model("adult-aseg32").card
+    bias = weights_of(find_model("adult-aseg32"))["decoders.aseg32.outs.0.conv.conv.bias"]
+    assert torch.equal(
+        net.state_dict()["decoders.aseg32.outs.0.conv.conv.bias"],
+        bias + torch.from_numpy(card.class_offsets),
+    ), "it first says what the model says, offsets included"
+
+
+def test_a_model_of_slices_is_refused(target, tmp_path, monkeypatch):
+    model = find_model("adult-aseg32")
+    slices = replace(model, card=model.card.model_copy(update={"grid": SliceRule()}))
+    monkeypatch.setattr("fewlabel.source.find_model", lambda _: slices)
+
+    with pytest.raises(ConfigError, match="looks at slices"):
         stage_of(tmp_path, "adult-aseg32", target)
 
 
@@ -215,7 +236,9 @@ def test_runs_of_other_recipes_are_sources_too(tmp_path):
     assert (neonates.sees.modalities, neonates.working.any_modality) == (("T1w", "T2w"), True)
     assert neonates.grid.field_mm == (128.0, 160.0, 128.0)
     assert neonates.grid.window is None
-    assert neonates.shape == both | {"channels": [2, 3, 4], "fine": 0}
+    assert neonates.shape == both | {
+        "channels": [2, 3, 4], "fine": 0, "fine_norm": True, "first": 3,
+    }  # fmt: skip
 
 
 def test_people_whom_the_source_has_learned_from_are_refused_in_the_test_set(

@@ -19,6 +19,8 @@ from fewlabel.nets.age import AgeHead
 AGE = "age_weeks"
 """Key of the age among the outputs, beside the names of heads."""
 
+Window = tuple[slice, slice, slice]
+
 _NORM = ("INSTANCE", {"affine": True})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
@@ -31,10 +33,17 @@ class Encoder(nn.Module):
         channels: Feature maps per level; each level halves the resolution of the one before.
         residual: Whether each block adds its input to its output.
         begin: 2 if the first level halves the resolution of the image already.
+        first: Edge of the first convolution's kernel, odd.
     """
 
     def __init__(
-        self, in_channels: int, channels: Sequence[int], *, residual: bool, begin: int = 1
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        *,
+        residual: bool,
+        begin: int = 1,
+        first: int = 3,
     ) -> None:
         super().__init__()
         block = UnetResBlock if residual else UnetBasicBlock
@@ -43,6 +52,8 @@ class Encoder(nn.Module):
             block(3, before, after, 3, begin if n == 0 else 2, _NORM, _ACT)
             for n, (before, after) in enumerate(sizes)
         )
+        if first != 3:
+            self.levels[0].conv1 = get_conv_layer(3, in_channels, channels[0], first, begin)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> list[Tensor]:
         """Features of every level, finest first; the last is the bottleneck."""
@@ -64,13 +75,15 @@ class Finest(nn.Module):
         in_channels: Modalities.
         before: Feature maps at half the resolution.
         after: Feature maps at full resolution.
+        norm: Whether its maps are normalized. Without it a part of the image can be computed by
+            itself, and comes out the same.
     """
 
-    def __init__(self, in_channels: int, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, before: int, after: int, *, norm: bool) -> None:
         super().__init__()
         self.up = get_conv_layer(3, before, after, 2, 2, is_transposed=True)
         self.conv = get_conv_layer(
-            3, after + in_channels, after, 3, 1, _ACT, _NORM, conv_only=False
+            3, after + in_channels, after, 3, 1, _ACT, _NORM if norm else None, conv_only=False
         )
 
     def forward(
@@ -109,16 +122,27 @@ class Decoder(nn.Module):
         maps = (finest[1], *channels) if finest else channels
         self.outs = nn.ModuleList(UnetOutBlock(3, maps[n], n_classes) for n in range(depths))
 
-    def forward(self, features: list[Tensor], image: Tensor) -> list[Tensor]:
-        """Logits per supervised resolution, finest first."""
+    def forward(
+        self, features: list[Tensor], image: Tensor, window: Window | None = None
+    ) -> list[Tensor]:
+        """Logits per supervised resolution, finest first; the finest in a window only, if any."""
         x = features[-1]
         finest_first: list[Tensor] = []
         for up, skip in zip(self.ups, reversed(features[:-1]), strict=True):
             x = up(x, skip)
             finest_first.insert(0, x)
         if self.finest is not None:
-            finest_first.insert(0, self.finest(x, image))
+            finest_first.insert(0, _in_window(self.finest, x, image, window))
         return [out(finest_first[n]) for n, out in enumerate(self.outs)]
+
+
+def _in_window(finest: Finest, x: Tensor, image: Tensor, window: Window | None) -> Tensor:
+    """The finest features of a window. A voxel at its rim sees zeros beyond, as at the image's."""
+    if window is not None:
+        i, j, k = (slice(part.start // 2, part.stop // 2) for part in window)
+        x, image = x[..., i, j, k], image[(..., *window)]
+    found: Tensor = finest(x, image)
+    return found
 
 
 class UNet(nn.Module):
@@ -135,6 +159,9 @@ class UNet(nn.Module):
         age: Whether it tells the age at scan too.
         fine: 0: the levels begin at full resolution. Else they begin at half of it, and the full
             resolution has one layer of so many feature maps, which sees the image; see `Finest`.
+        fine_norm: Whether that layer has a norm; without it, it can be trained in windows.
+        first: Edge of the first convolution's kernel. With `fine`, 7 is what 3 is to a network
+            that begins at half the resolution.
 
     Source:
         Two convolutions a level, strided, instance norm, LeakyReLU 0.01 as in dai2019 (section
@@ -151,13 +178,16 @@ class UNet(nn.Module):
         depths: int = 1,
         age: bool = False,
         fine: int = 0,
+        fine_norm: bool = True,
+        first: int = 3,
     ) -> None:
         super().__init__()
         begin = 2 if fine else 1
-        self.encoder = Encoder(in_channels, channels, residual=residual, begin=begin)
+        self.encoder = Encoder(in_channels, channels, residual=residual, begin=begin, first=first)
 
         def decoder(n_classes: int) -> Decoder:
-            finest = (Finest(in_channels, channels[0], fine), fine) if fine else None
+            layer = Finest(in_channels, channels[0], fine, norm=fine_norm) if fine else None
+            finest = (layer, fine) if layer else None
             return Decoder(channels, n_classes, depths=depths, finest=finest)
 
         self.decoders = nn.ModuleDict({name: decoder(n) for name, n in heads.items()})
@@ -172,10 +202,18 @@ class UNet(nn.Module):
         found = self.deep(x)
         return {name: value if name == AGE else value[0] for name, value in found.items()}
 
-    def deep(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Any]:
-        """Logits of every supervised resolution per head, finest first; and "age_weeks"."""
+    def deep(self, x: Float[Tensor, "b c i j k"], window: Window | None = None) -> dict[str, Any]:
+        """Logits of every supervised resolution per head, finest first; and "age_weeks".
+
+        Args:
+            x: The image.
+            window: Voxels, in even numbers, whose finest logits are wanted; the levels below, which
+                have norms, see the whole image. Needs `fine`, and should have `fine_norm` off.
+        """
         features = self.encoder(x)
-        found: dict[str, Any] = {name: head(features, x) for name, head in self.decoders.items()}
+        found: dict[str, Any] = {
+            name: head(features, x, window) for name, head in self.decoders.items()
+        }
         if self.age is not None:
             found[AGE] = self.age(features[-1])
         return found

@@ -1,6 +1,6 @@
 """Fine-tune: go on from a trained network, on few scans of other people, in one of six ways.
 
-1. Read the source: a model folder with weights for torch, or the folder of a run.
+1. Read the source: a model folder, or the folder of a run.
 2. Build its network anew for the structures and modalities that are wanted now, and copy what
    means the same there (`fewlabel.surgery`).
 3. **finetune** the part of it that `strategy` names (`fewlabel.strategies`), from nothing at all
@@ -46,7 +46,7 @@ class Config(Settings):
     """What is learned from what, and which weights move."""
 
     source: Path
-    """A run folder, a model folder with weights for torch, or the name of a model."""
+    """A run folder, a model folder, or the name of a model."""
     strategy: Strategy = "full"
     """`frozen`, `inner-1`, `inner-2`, `inner-all`, `full` or `scratch`; the paper's names work."""
     data: DataConfig

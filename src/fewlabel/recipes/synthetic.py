@@ -8,7 +8,7 @@ Source: training on label maps alone is SynthSeg's idea (Billot 2023, doi
 10.1016/j.media.2023.102789); the coarse-to-fine schedule is ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -23,14 +23,16 @@ from torch.nn import functional as F
 
 from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
+from fewlabel.finer import begin_finer
 from fewlabel.heads import Heads, class_weights, read_heads
 from fewlabel.labels import UNLABELED, load_protocol
 from fewlabel.losses import soft_dice
 from fewlabel.nets.mirror import Mirrored
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, Window
 from fewlabel.painter import Painter
 from fewlabel.palette import Palette, load_palette
 from fewlabel.settings import Settings
+from fewlabel.source import read_source
 from fewlabel.synthesis import SynthesisConfig
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
@@ -44,6 +46,9 @@ class Level(Settings):
     learning_rate: float = Field(gt=0)
     field_mm: tuple[float, float, float] = (192.0, 224.0, 192.0)
     """The box around the brain that the network sees."""
+    window_mm: tuple[float, float, float] | None = None
+    """With `fine`: the box in it, somewhere else each time, in which the layer at full resolution
+    is trained; None: everywhere."""
     synthesis: SynthesisConfig = SynthesisConfig()
 
 
@@ -68,7 +73,11 @@ class Config(Settings):
     twice the time."""
     channels: tuple[int, ...] = (16, 32, 64, 128, 160)
     fine: int = Field(default=0, ge=0)
-    """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`."""
+    """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`.
+    The level below is then supervised too, and counts half."""
+    start: Path | None = None
+    """A finished run whose network has the same `channels` and no `fine`: it becomes all but the
+    layer at full resolution."""
     levels: tuple[Level, ...] = (
         Level(spacing_mm=4.0, steps=4000, learning_rate=2e-3),
         Level(spacing_mm=2.0, steps=2000, learning_rate=1e-3),
@@ -86,6 +95,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     torch.manual_seed(seed)
     sizes = {protocol.name: protocol.n_classes}
     net = UNet(sizes, **_shape(config))
+    if config.start is not None:
+        begin_finer(net, read_source(config.start).weights)
 
     @cache  # read when the first image is painted: building the networks needs no label maps
     def heads() -> Heads:
@@ -100,12 +111,18 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         rule = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm, multiple=net.stride)
         painter = Painter(palette, near, level.synthesis, rule.field, level.spacing_mm, seed)
 
-        def loss(networks: Networks, batch: Batch, painter: Painter = painter) -> Losses:
+        def loss(
+            networks: Networks, batch: Batch, painter: Painter = painter, level: Level = level
+        ) -> Losses:
             image, classes = painter.paint(batch)
-            logits = networks["net"](image)[protocol.name].float()
-            entropy = F.cross_entropy(logits, classes, weights(), ignore_index=UNLABELED)
-            dice = soft_dice(logits, classes)
-            return {"total": entropy + dice, "cross-entropy": entropy, "dice": dice}
+            window, corner = _draw_window(image.shape[2:], level)
+            logits, *coarser = cast("UNet", networks["net"]).deep(image, window)[protocol.name]
+            found = _judged(logits, _inside(classes, window), weights())
+            for half in coarser:
+                below = _judged(half, classes[(slice(None), *corner)], weights())
+                found["total"] = (found["total"] + below["total"] / 2) / 1.5
+                found |= {f"half: {key}": below[key] for key in ("cross-entropy", "dice")}
+            return found
 
         yield Stage(
             name=name,
@@ -118,7 +135,46 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
 
 def _shape(config: Config) -> dict[str, Any]:
     """Arguments of the network."""
-    return {"channels": list(config.channels), "fine": config.fine}
+    shape: dict[str, Any] = {"channels": list(config.channels)}
+    if config.fine:
+        shape |= {"fine": config.fine, "fine_norm": False, "first": 7, "depths": 2}
+    return shape
+
+
+def _draw_window(shape: Sequence[int], level: Level) -> tuple[Window | None, Window]:
+    """A window of the level, and which of the eight voxels stands for each coarse one.
+
+    Chance is torch's, which is seeded for each batch.
+    """
+    coin = [int(torch.randint(2, ())) for _ in range(3)]
+    corner = (slice(coin[0], None, 2), slice(coin[1], None, 2), slice(coin[2], None, 2))
+    if level.window_mm is None:
+        return None, corner
+    sizes = [round(mm / level.spacing_mm / 2) * 2 for mm in level.window_mm]
+    room = [max(0, n - size) // 2 for n, size in zip(shape, sizes, strict=True)]
+    starts = [2 * int(torch.randint(n + 1, ())) for n in room]
+    i, j, k = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    return (i, j, k), corner
+
+
+def _inside(classes: Tensor, window: Window | None) -> Tensor:
+    """Labels of a window, its rim left out, as logits there lack the voxels beyond."""
+    if window is None:
+        return classes
+    rimless = torch.full_like(classes[(slice(None), *window)], UNLABELED)
+    within = (slice(None), *[slice(1, -1)] * 3)
+    rimless[within] = classes[(slice(None), *window)][within]
+    return rimless
+
+
+def _judged(logits: Tensor, classes: Tensor, weights: Tensor) -> Losses:
+    count = torch.bincount(classes.flatten() + 1, minlength=len(weights) + 1)[1:]
+    summed = F.cross_entropy(
+        logits.float(), classes, weights, ignore_index=UNLABELED, reduction="sum"
+    )
+    entropy = summed / (count * weights).sum().clamp(min=1)  # a window may hold no label at all
+    dice = soft_dice(logits.float(), classes)
+    return {"total": entropy + dice, "cross-entropy": entropy, "dice": dice}
 
 
 def _heads(config: Config, palette: Palette) -> Heads:

@@ -1,0 +1,114 @@
+"""The network of a model folder for torch: from weights for torch, or else from its ONNX file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fewlabel.errors import ConfigError, ModelFolderError
+from fewlabel.model import ModelFolder
+from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.unet import UNet
+from fewlabel.surgery import AGES, heads_of, shape_of
+
+_WRAPPED = "network."  # `InOrder` and `Mirrored` keep what they wrap under this name
+_FIX = "use --device cpu; to fine-tune, name the folder of its run."
+
+
+def weights_of(model: ModelFolder) -> dict[str, Tensor]:
+    """The weights of a U-Net by name, without what is wrapped around it.
+
+    An ONNX file holds all that it needs to run: not the outputs of deep supervision.
+
+    Raises:
+        ModelFolderError: If they cannot be read, or are not those of a U-Net.
+    """
+    return _read(model)[0]
+
+
+def network_of(model: ModelFolder) -> nn.Module:
+    """The network as `segment` runs it, mirrored if it is, without the card's offsets.
+
+    Raises:
+        ModelFolderError: If it cannot be read, or is none that torch can run here.
+    """
+    weights, mirrored = _read(model)
+    card = model.card
+    heads = {name: card.heads[name] for name in heads_of(weights) if name in card.heads}
+    network = UNet({name: head.n_classes for name, head in heads.items()}, **shape_of(weights))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as problem:
+        raise ModelFolderError(
+            f"The weights of {card.name} are not those of a whole network:"
+            f" {str(problem).splitlines()[-1].strip()}.",
+            fix="export the model again.",
+        ) from None
+    if not mirrored:
+        return network
+    return Mirrored(network, {name: head.mirrored() for name, head in heads.items()})
+
+
+def _read(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:
+    """Weights of the U-Net, and whether it is averaged with its mirror image."""
+    if model.weights is not None:
+        try:
+            return {key: w.float() for key, w in load_file(model.weights).items()}, False
+        except (OSError, SafetensorError) as problem:
+            raise ModelFolderError(
+                f"Cannot read {model.weights}: {problem}.", fix="copy the whole folder again."
+            ) from None
+    weights, wrapped = _unwrapped(stored_weights(model.onnx))
+    if (age := model.card.age) is not None:
+        weights[AGES] = torch.tensor([age.low_weeks, age.high_weeks])
+    try:
+        shape_of(weights)
+    except ConfigError as problem:
+        raise ModelFolderError(
+            f"The model {model.card.name} is no U-Net that torch can run: {problem.what}", fix=_FIX
+        ) from None
+    return weights, wrapped > 1
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """The same under the names that the network itself gives, and how often it was wrapped."""
+    found, times = dict(weights), 0
+    while found and all(key.startswith(_WRAPPED) for key in found):
+        found = {key.removeprefix(_WRAPPED): value for key, value in found.items()}
+        times += 1
+    return found, times
+
+
+def stored_weights(path: Path) -> dict[str, Tensor]:
+    """The trained weights in an ONNX file, whatever their bits, by the names they had in torch.
+
+    Raises:
+        ModelFolderError: If it is not an ONNX file, or keeps weights in other files.
+    """
+    try:
+        graph: Any = onnx.load(path, load_external_data=False).graph
+        stored = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    except Exception as problem:  # whatever the parser raises on a damaged or strange file
+        raise ModelFolderError(
+            f"{path} cannot be read as ONNX: {problem}.", fix="export the model again."
+        ) from None
+    found = {}
+    for name, values in stored.items():
+        plain = name.removesuffix(".packed")
+        if not plain.startswith(_WRAPPED) or plain.endswith(".scale"):
+            continue
+        weight = values.astype(np.float32)
+        if (scale := stored.get(f"{plain}.scale")) is not None:
+            weight *= scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        found[plain] = torch.from_numpy(weight)
+    for node in graph.node:  # weights that equal others are stored once
+        if node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found

@@ -1,0 +1,104 @@
+"""Networks for torch out of model folders."""
+
+import onnx
+import pytest
+import torch
+
+from fewlabel.conform import GridRule
+from fewlabel.errors import ModelFolderError
+from fewlabel.export import Choice, card_of, write_export
+from fewlabel.labels import load_protocol
+from fewlabel.model import ModelFolder, find_model
+from fewlabel.model_weights import network_of, stored_weights, weights_of
+from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.unet import UNet
+from fewlabel.recipes import read_plan
+from fewlabel.train.stage import Export
+
+PHANTOM = load_protocol("phantom8")
+SHAPE = {"channels": [4, 8], "fine": 4, "fine_norm": False, "first": 7, "residual": True}
+
+
+def small(**shape) -> UNet:
+    """Its norms are as they begin, so that many weights are equal and stored once."""
+    torch.manual_seed(0)
+    return UNet({"phantom8": 9}, **(SHAPE | shape)).eval()
+
+
+def exported(folder, network, tmp_path, bits=16, **about) -> ModelFolder:
+    settings = "recipe: supervised\nprotocols: [phantom8]\ndata: {phantom: {}}\n"
+    (tmp_path / "plan.yaml").write_text(settings)
+    export = Export(network, {"phantom8": PHANTOM}, GridRule(spacing_mm=2, multiple=4), **about)
+    plan = read_plan(tmp_path / "plan.yaml")
+    return write_export(folder, export, card_of("m", plan, "train", export, Choice()), bits).model
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_onnx_file_gives_back_the_network(tmp_path, mirrored):
+    network = small()
+    whole = Mirrored(network, {"phantom8": PHANTOM.mirrored()}).eval() if mirrored else network
+    model = exported(tmp_path / "m", whole, tmp_path)
+
+    again = network_of(model).eval()
+
+    image = torch.rand(1, 1, 8, 8, 8)
+    assert isinstance(again, Mirrored) == mirrored
+    with torch.inference_mode():
+        found, expected = again(image)["phantom8"], whole(image)["phantom8"]
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
+
+
+def test_weights_in_8_bits_are_read_too(tmp_path):
+    network = small(channels=[16, 32], fine=0, first=3, fine_norm=True)
+    model = exported(tmp_path / "m", network, tmp_path, bits=8)
+
+    key = "encoder.levels.1.conv2.conv.weight"
+    found, before = weights_of(model)[key], network.state_dict()[key]
+
+    assert onnx.load(model.onnx).graph.initializer[0].data_type
+    assert 0 < (found - before).abs().max() <= before.abs().max() / 127
+
+
+def test_ages_come_from_the_card(tmp_path):
+    network = small(age=True)
+    network.age.expect((30.0, 40.0))
+    model = exported(tmp_path / "m", network, tmp_path, ages_weeks=(30.0, 40.0))
+
+    image = torch.rand(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        expected = float(network(image)["age_weeks"])
+        assert float(network_of(model).eval()(image)["age_weeks"]) == pytest.approx(expected, 1e-2)
+
+
+def test_the_models_that_ship_run_with_torch():
+    for name in ("adult-aseg32", "neonate-drawem9"):
+        model = find_model(name)
+        assert set(network_of(model).state_dict())
+        assert "encoder.levels.0.conv1.conv.weight" in weights_of(model)
+
+
+def test_a_damaged_file_is_said_so(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"not a network")
+
+    with pytest.raises(ModelFolderError, match="cannot be read as ONNX"):
+        stored_weights(tmp_path / "model.onnx")
+
+
+def test_weights_in_other_files_are_not_fetched(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 16)
+    weight = onnx.TensorProto(name="network.w", data_type=onnx.TensorProto.FLOAT, dims=[4])
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="secret")
+    graph = onnx.helper.make_graph([], "g", [], [], [weight])
+    (tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+
+    with pytest.raises(ModelFolderError):
+        stored_weights(tmp_path / "model.onnx")
+
+
+def test_no_weight_that_is_not_the_networks_own_is_kept():
+    stored = stored_weights(find_model("neonate-drawem9").onnx)
+
+    assert all(name.startswith("network.") for name in stored)
+    assert all(weight.dtype == torch.float32 for weight in stored.values())
