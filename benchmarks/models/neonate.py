@@ -35,8 +35,8 @@ from fewlabel.cohort import Case
 from fewlabel.export import Choice, export_run
 from fewlabel.labels import load_protocol
 from fewlabel.model import CARD, Measured, ModelFolder, read_model
+from fewlabel.nets.unet import stride_of
 from fewlabel.recipes.neonatal import STAGE
-from fewlabel.source import stride_of
 from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
@@ -55,7 +55,7 @@ def level(spacing_mm: float, steps: int, rate: float) -> dict[str, Any]:
     augment = {
         "synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2, "bias": 0.2, "gamma": 0.2,
     }  # fmt: skip
-    found = whole_brain((spacing_mm, steps, rate), augment, stride_of(NETWORK)) | NETWORK
+    found = whole_brain((spacing_mm, steps, rate), augment, stride_of(**NETWORK)) | NETWORK
     found["optimizer"]["ema"] = 0.99
     return found | {"description": DESCRIPTION, "input": INPUT}
 

@@ -119,19 +119,9 @@ def adapt(
         CohortError: If no case has labels, or naming those that cannot be used.
         ConfigError: If a case lacks a modality of the model.
     """
-    labeled = [case for case in cases if case.labels is not None and case.protocol]
-    if not labeled:
-        raise CohortError(
-            "None of the cases has labels, whose protocol is known, to adapt to.",
-            fix="fill in the columns `labels` and `protocol` of the manifest.",
-        )
-    own = model.card.protocol
-    problems = [f"{case.id} has no scan that the model looks at." for case in labeled
-                if _images(case, model) is None]  # fmt: skip
-    refuse("The cohort", problems, fix="leave these cases out, or name their modality.")
-    segmenter = Segmenter(model, compute or Compute())
+    own, segmenter = model.card.protocol, Segmenter(model, compute or Compute())
     found = []
-    for case in labeled:
+    for case in _usable(model, cases):
         watch(f"{case.id}: looking at it")
         found.append(look_at(segmenter, case))
     pairs = pairs_of(own, found)
@@ -139,15 +129,37 @@ def adapt(
     watch(f"{len(found)} scans of {len(people)} people: choosing offsets")
     nothing = np.zeros(own.n_classes, dtype=np.float32)
     offsets = fit(found, pairs)
-    after: dict[str, float] = {}
-    for left_out in _folds(people) if len(people) > 1 else ():
-        watch(f"choosing them without {', '.join(left_out)}")
-        others = fit([one for one in found if one.person not in left_out], pairs)
-        after |= _by_person([one for one in found if one.person in left_out], others)
+    after = _left_out(found, people, pairs, watch) if len(people) > 1 else {}
     total = offsets + (0 if model.card.class_offsets is None else model.card.class_offsets)
     named = {label.name: round(float(value), 2)
              for label, value in zip(own.labels, total[1:], strict=True) if value}  # fmt: skip
     return Adapted(named, _by_person(found, nothing), after, _by_person(found, offsets))
+
+
+def _usable(model: ModelFolder, cases: Sequence[Case]) -> list[Case]:
+    """The cases with labels, each with a scan that the model looks at."""
+    labeled = [case for case in cases if case.labels is not None and case.protocol]
+    if not labeled:
+        raise CohortError(
+            "None of the cases has labels, whose protocol is known, to adapt to.",
+            fix="fill in the columns `labels` and `protocol` of the manifest.",
+        )
+    problems = [f"{case.id} has no scan that the model looks at." for case in labeled
+                if _images(case, model) is None]  # fmt: skip
+    refuse("The cohort", problems, fix="leave these cases out, or name their modality.")
+    return labeled
+
+
+def _left_out(
+    found: Sequence[Evidence], people: Sequence[str], pairs: Sequence[tuple[int, ...]], watch: Watch
+) -> dict[str, float]:
+    """Mean Dice of each person under offsets that were chosen without them."""
+    after: dict[str, float] = {}
+    for left_out in _folds(people):
+        watch(f"choosing them without {', '.join(left_out)}")
+        others = fit([one for one in found if one.person not in left_out], pairs)
+        after |= _by_person([one for one in found if one.person in left_out], others)
+    return after
 
 
 def fit(found: Sequence[Evidence], pairs: Sequence[tuple[int, ...]]) -> Offsets:

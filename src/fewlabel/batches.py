@@ -40,16 +40,16 @@ class PatchConfig(Settings):
     """How much cases are preferred whose labels tell more structures apart: 0 not at all, 1 in
     proportion to their number."""
 
-    def require_stride(self, levels: int) -> None:
-        """Refuse patches that a U-Net of so many levels cannot halve often enough.
+    def require_stride(self, stride: int) -> None:
+        """Refuse patches that a network cannot halve often enough.
 
         Raises:
             ValueError: If a side is not divisible by the stride.
         """
-        stride = 2 ** (levels - 1)
         if any(n % stride for n in self.size):
             raise ValueError(
-                f"`patches.size` must be divisible by {stride}, as the network has {levels} levels"
+                f"`patches.size` must be divisible by {stride}, as the network halves it"
+                f" {stride.bit_length() - 1} times"
             )
 
 

@@ -19,6 +19,7 @@ from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.mni import Space
 from fewlabel.model import CARD, ModelFolder, find_model
 from fewlabel.model_weights import weights_of
+from fewlabel.nets.unet import stride_of
 from fewlabel.settings import Settings, check_settings, read_mapping
 from fewlabel.splits import leaks
 from fewlabel.surgery import AGES, Sees, heads_of, shape_of
@@ -74,6 +75,11 @@ class Source:
     def shape(self) -> dict[str, Any]:
         """Arguments of `nets.unet.UNet` besides heads."""
         return shape_of(self.weights)
+
+    @property
+    def stride(self) -> int:
+        """What sizes must be divisible by."""
+        return stride_of(self.shape["channels"], self.shape["fine"])
 
     @property
     def ages_weeks(self) -> tuple[float, float] | None:
@@ -135,26 +141,16 @@ def _of_run(run: Path) -> Source:
     stage = _last_stage(run)
     weights = load_weights(run / stage / "final.safetensors").get("net", {})
     shape = shape_of(weights)
-    working = _working(found, before)
+    working, stride = _working(found, before), stride_of(shape["channels"], shape["fine"])
     return Source(
         name=f"the run {run.resolve().name}, stage {stage}",
         weights=weights,
         sees=Sees(_heads(run, found, before, weights), working.modalities),
         working=working,
-        grid=_grid(found, before, working.spacing_mm, stride_of(shape)),
+        grid=_grid(found, before, working.spacing_mm, stride),
         space=before.space if before else found.get("space", "native"),
         people=Cohort(tuple(case for part in _people(run) for case in part.cases)),
     )
-
-
-def stride_of(shape: Mapping[str, Any]) -> int:
-    """What sizes must be divisible by for a U-Net of these arguments.
-
-    >>> stride_of({"channels": [4, 8, 8], "fine": 2})
-    8
-    """
-    halvings: int = len(shape["channels"]) - 1 + bool(shape["fine"])
-    return int(2**halvings)
 
 
 def _last_stage(run: Path) -> str:

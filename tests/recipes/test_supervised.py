@@ -217,7 +217,7 @@ def test_a_data_set_without_training_cases_is_refused(cohort, plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("patches.size=[16, 16, 18]", "must be divisible by 4, as the network has 3 levels"),
+        ("patches.size=[16, 16, 18]", "must be divisible by 4, as the network halves it 2 times"),
         ("depths=3", "`depths` must be less than the 3 levels"),
         ("data.cohort=", "needs either `cohort` or `phantom`"),
         ("patches.sise=[8, 8, 8]", "there is no setting 'patches.sise'"),

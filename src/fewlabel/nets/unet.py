@@ -25,6 +25,16 @@ _NORM = ("INSTANCE", {"affine": True})
 _ACT = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
 
 
+def stride_of(channels: Sequence[int], fine: int = 0) -> int:
+    """What the size of an image must be divisible by for a `UNet` of these arguments.
+
+    >>> stride_of((4, 8, 8)), stride_of((4, 8, 8), fine=2)
+    (4, 8)
+    """
+    halvings: int = len(channels) - 1 + bool(fine)
+    return int(2**halvings)
+
+
 class Encoder(nn.Module):
     """Features at full resolution, half of it, a quarter, and so on.
 
@@ -192,7 +202,7 @@ class UNet(nn.Module):
 
         self.decoders = nn.ModuleDict({name: decoder(n) for name, n in heads.items()})
         self.age = AgeHead(channels[-1]) if age else None
-        self.stride = begin * 2 ** (len(channels) - 1)
+        self.stride = stride_of(channels, fine)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
         """Logits at full resolution per head, shape (b, classes, i, j, k).

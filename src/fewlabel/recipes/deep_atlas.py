@@ -34,7 +34,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.labels import load_protocol
 from fewlabel.losses_deep_atlas import Carrier, Look, RegistrationLoss
 from fewlabel.nets.register import RegistrationNet
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.settings import Settings
 from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.config import OptimizerConfig
@@ -100,7 +100,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        self.patches.require_stride(len(self.segment_channels) + bool(self.coarse_steps))
+        coarser = 2 if self.coarse_steps else 1
+        self.patches.require_stride(coarser * stride_of(self.segment_channels))
         return self
 
     @property

@@ -168,7 +168,7 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
     """
     rule, levels = config.working.of(source.working), len(source.shape["channels"])
     try:
-        config.patches.require_stride(levels + bool(source.shape["fine"]))
+        config.patches.require_stride(source.stride)
     except ValueError as problem:
         raise ConfigError(f"{problem}.", fix="change `patches.size`.") from None
     if (config.depths or 1) >= levels:

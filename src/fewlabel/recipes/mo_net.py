@@ -38,7 +38,7 @@ from fewlabel.joint import (
 )
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.mni import Space, conform_in
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.partial import STAGE, PartialConfig, PartialImages, painter_of
 from fewlabel.settings import Settings
 from fewlabel.train.config import OptimizerConfig
@@ -80,7 +80,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        self.patches.require_stride(len(self.channels))
+        self.patches.require_stride(stride_of(self.channels))
         if self.working.intensity != "robust_scale" and self.augment.chance:
             raise ValueError(
                 "`augment.chance` must be 0 unless `working.intensity` is robust_scale: bias and"

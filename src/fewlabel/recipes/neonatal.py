@@ -38,7 +38,7 @@ from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import CohortError
 from fewlabel.held_out import HeldOut
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
 from fewlabel.train.config import OptimizerConfig
@@ -93,7 +93,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        self.patches.require_stride(len(self.channels) + bool(self.fine))
+        self.patches.require_stride(stride_of(self.channels, self.fine))
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         if self.augment.synthetic and self.working.intensity != "robust_scale":

@@ -27,7 +27,7 @@ from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.held_out import HeldOut
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
 from fewlabel.train.config import OptimizerConfig
@@ -69,7 +69,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        self.patches.require_stride(len(self.channels))
+        self.patches.require_stride(stride_of(self.channels))
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         return self
