@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.common import RESULTS, add_rows, provenance, read_rows
 from benchmarks.papers.richter2022 import FOLDS, LICENSE, Bench, whole_brain
 from benchmarks.papers.richter2022_data import (
+    rightly_named,
     score_fold,
     split_of,
     usual_age_error,
@@ -33,8 +34,7 @@ from benchmarks.papers.richter2022_data import (
 from benchmarks.papers.richter2022_tables import of_folds, of_structures
 from fewlabel.cohort import Case
 from fewlabel.export import Choice, export_run
-from fewlabel.labels import load_protocol
-from fewlabel.model import CARD, Measured, ModelFolder, read_model
+from fewlabel.model import CARD, Measured, read_model
 from fewlabel.nets.unet import stride_of
 from fewlabel.recipes.neonatal import STAGE
 from fewlabel.whole import write_text
@@ -71,14 +71,6 @@ def trained(bench: Bench, name: str, cases: Sequence[Case]) -> Path:
         for spacing_mm, steps, rate in LEVELS
     ]
     return bench.coarse_to_fine(name, cases, levels)
-
-
-def rightly_named(model: ModelFolder) -> ModelFolder:
-    """The same with the names of what the templates hold: their own table names three wrongly."""
-    (head,) = model.card.heads
-    card = model.card.model_copy(update={"heads": {head: load_protocol("serag9")}})
-    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
-    return read_model(model.folder)
 
 
 def model(bench: Bench) -> None:

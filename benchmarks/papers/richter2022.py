@@ -35,6 +35,7 @@ from benchmarks.papers.richter2022_data import (
     at_2_mm,
     hidden,
     malc,
+    rightly_named,
     score_fold,
     split_of,
     usual_age_error,
@@ -190,7 +191,8 @@ def folds(bench: Bench) -> None:
         everybody = weeks(bench.asked.data)
         cases = split_of(everybody, held, "val")
         run = bench.coarse_to_fine(f"fold{number}", cases, bench.levels("folds"))
-        model = export_run(run, bench.work / f"fold{number}-model", Choice()).model
+        exported = export_run(run, bench.work / f"fold{number}-model").model
+        model = rightly_named(exported)
         bench.keep("folds", score_fold(model, cases, number))
         print(*of_folds(bench.rows("folds")), sep="\n", flush=True)
 
@@ -200,7 +202,7 @@ def model(bench: Bench) -> None:
     run = bench.coarse_to_fine("model", cases, bench.levels("model"))
     out = MODEL if bench.asked.scale == 1 else bench.work / "richter2022-neonatal"
     error = usual_age_error(bench.rows("folds"))
-    print(export_run(run, out, Choice(license=LICENSE, with_weights=True)).as_text())
+    print(rightly_named(export_run(run, out, Choice(license=LICENSE)).model).as_text())
     if error is not None:
         with_age_error(read_model(out), error)
 

@@ -16,6 +16,7 @@ from fewlabel.conformed import labels_on
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.io import read_labels, read_scan, write_labels
+from fewlabel.labels import load_protocol
 from fewlabel.metrics import dice
 from fewlabel.model import CARD, ModelFolder, read_model
 from fewlabel.segmenter import Segmenter
@@ -91,6 +92,14 @@ def hidden(cases: Sequence[Case], strategy: Strategy, seed: int, folder: Path) -
         write_labels(hide(labels, slices), path)
         found.append(replace(case, labels=path))
     return found
+
+
+def rightly_named(model: ModelFolder) -> ModelFolder:
+    """The same with the names of what the templates hold: their own table names three wrongly."""
+    (head,) = model.card.heads
+    card = model.card.model_copy(update={"heads": {head: load_protocol("serag9")}})
+    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
+    return read_model(model.folder)
 
 
 def annotated(cases: Sequence[Case]) -> int:

@@ -75,13 +75,13 @@ STUDIES = (
     Study(
         name="neonatal",
         data="neonatal-templates",
-        protocol="drawem9",
+        protocol="serag9",
         modality="T2w",
         scan="{0}/anat/{0}_T2w.nii.gz",
         labels="derivatives/manual/{0}/anat/{0}_desc-drawem9_dseg.nii.gz",
         train={1: weeks(36), 2: weeks(32, 40), 8: weeks(28, 29, 32, 33, 36, 39, 40, 44)},
         test=weeks(30, 34, 38, 42),
-        scored=tuple(label.name for label in load_protocol("drawem9").labels if label.scored),
+        scored=tuple(label.name for label in load_protocol("serag9").labels if label.scored),
         kept=(8,),
     ),
 )
