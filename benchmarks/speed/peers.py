@@ -13,13 +13,12 @@ the scan's grid and writes the labels. Wall time and peak memory are those of th
 Every answer is compared with that of torch in float32, which gets what fewlabel's network gets.
 The floor is the network's operations, counted, over the speed of a large matrix product, measured
 in the same run. fewlabel runs as it is and with `--precision exact`, which computes in 32 bits.
-Weights: a model folder exported `--with-weights` (`--model`), or a network that is trained here for
+Weights: a model folder (`--model`), or a network that is trained here for
 some minutes on ../shared/data/malc and kept in --place. Rows go to
 benchmarks/results/peers_speed.csv.
 """
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -42,7 +41,7 @@ from fewlabel.engine import Compute
 from fewlabel.engine_torch import torch_engine
 from fewlabel.io import read_scan
 from fewlabel.model import ModelFolder, read_model
-from fewlabel.nets.unet import UNet
+from fewlabel.model_weights import network_of
 from fewlabel.segmenter import Segmenter
 
 HERE = Path(__file__).parent
@@ -113,14 +112,10 @@ def _network_s(output: str, last: str) -> float:
 
 def reference(model: ModelFolder, scan: Path) -> np.ndarray:
     """What torch in float32 says, with fewlabel's ways to the network and back."""
-    card = model.card
-    assert model.weights is not None
-    assert card.network is not None
-    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
     exact = Compute(precision="exact")
     segmenter = Segmenter(model, Compute(threads=1))
     engine: Future[Any] = Future()
-    engine.set_result(torch_engine(model.weights, card.network, heads, card.head, exact))
+    engine.set_result(torch_engine(network_of(model), model.card.head, 1, exact))
     segmenter._engine = engine
     return segmenter(read_scan(scan)).labels.data
 
@@ -139,11 +134,10 @@ def classes_in(file: Path, model: ModelFolder, *, values: bool) -> np.ndarray:
 
 def operations(model: ModelFolder) -> float:
     """Operations of the network on its field."""
-    card = model.card
-    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
+    field = model.card.grid.field  # type: ignore[union-attr]
+    network = network_of(model).to("meta")
     with FlopCounterMode(display=False) as counted, torch.device("meta"):
-        network = copy.deepcopy(UNet(heads, **(card.network or {}))).to("meta")
-        network(torch.zeros(1, 1, *card.grid.field))  # type: ignore[union-attr]
+        network(torch.zeros(1, 1, *field))
     return float(counted.get_total_flops())
 
 
@@ -204,15 +198,8 @@ def row_of(
 def settings_of(model: ModelFolder, scan: Path, place: Path, asked: argparse.Namespace) -> Path:
     """What the sides have in common: the network as TorchScript, the scan, the patch."""
     card = model.card
-    assert model.weights is not None
-    assert card.network is not None
-    from safetensors.torch import load_file
-
     n_classes = card.protocol.n_classes
-    heads = {name: protocol.n_classes for name, protocol in card.heads.items()}
-    network = UNet(heads, **card.network)
-    network.load_state_dict({k: v.float() for k, v in load_file(model.weights).items()})
-    only = _OneHead(network.eval(), card.head)
+    only = _OneHead(network_of(model).eval(), card.head)
     script = place / f"network{n_classes}.pt"
     with torch.inference_mode():
         torch.jit.trace(only, torch.zeros(1, 1, 64, 64, 64)).save(str(script))
@@ -238,12 +225,13 @@ def settings_of(model: ModelFolder, scan: Path, place: Path, asked: argparse.Nam
 
 
 class _OneHead(torch.nn.Module):
-    def __init__(self, network: UNet, head: str) -> None:
+    def __init__(self, network: torch.nn.Module, head: str) -> None:
         super().__init__()
         self.network, self.head = network, head
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.network(image)[self.head]
+        logits: torch.Tensor = self.network(image)[self.head]
+        return logits
 
 
 def main() -> None:
@@ -252,7 +240,7 @@ def main() -> None:
     )
     parser.add_argument("--nnunet-python", help="python of nnU-Net's environment; none: left out")
     parser.add_argument("--classes", type=int, nargs="+", default=[33, 139], choices=[33, 139])
-    parser.add_argument("--model", type=Path, help="a model folder with weights, instead")
+    parser.add_argument("--model", type=Path, help="a model folder, instead")
     parser.add_argument("--max-memory", nargs="+", default=["", "1.5"], help="GB; '' for none")
     parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data/malc")
     parser.add_argument("--train-steps", type=int, default=300)

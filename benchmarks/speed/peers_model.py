@@ -116,13 +116,9 @@ def nearest(classes: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 
 def write(folder: Path, network: UNet, protocol: LabelProtocol) -> None:
-    """Export with the weights for torch, rounded to what the ONNX file holds."""
-    for weight in network.parameters():
-        weight.data = weight.data.half().float()
     rule, heads = GridRule(spacing_mm=1.0, field_mm=FIELD_MM), {protocol.name: protocol}
-    settings = {"channels": list(CHANNELS)}
     card = ModelCard(
         name=folder.name, version="0", description="Trained for minutes.", input="T1w",
-        license="none", heads=heads, grid=rule, intensity="robust_scale", network=settings,
+        license="none", heads=heads, grid=rule, intensity="robust_scale",
     )  # fmt: skip
-    write_export(folder, Export(network, heads, rule, settings=settings), card)
+    write_export(folder, Export(network, heads, rule), card)
