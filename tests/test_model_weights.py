@@ -1,12 +1,22 @@
 """Networks for torch out of model folders."""
 
+from pathlib import Path
+
+import numpy as np
 import onnx
 import pytest
 import torch
 
-from fewlabel.conform import GridRule
+import fewlabel
+from fewlabel.conform import GridRule, conform
+from fewlabel.engine import Compute
+from fewlabel.engine_stream import stream_engine
+from fewlabel.engine_torch import torch_engine
 from fewlabel.errors import ModelFolderError
 from fewlabel.export import Choice, card_of, write_export
+from fewlabel.grid import Grid
+from fewlabel.intensity import robust_scale
+from fewlabel.io import read_scan
 from fewlabel.labels import load_protocol
 from fewlabel.model import ModelFolder, find_model
 from fewlabel.model_weights import network_of, stored_weights, weights_of
@@ -102,3 +112,27 @@ def test_no_weight_that_is_not_the_networks_own_is_kept():
 
     assert all(name.startswith("network.") for name in stored)
     assert all(weight.dtype == torch.float32 for weight in stored.values())
+
+
+@pytest.mark.parametrize("name", ["adult-aseg32", "neonate-drawem9"])
+def test_torch_answers_as_the_engine_of_the_cpu_does(name):
+    model = find_model(name)
+    card, exact = model.card, Compute(precision="exact", threads=1)
+    scan = read_scan(next((Path(fewlabel.__file__).parent / "example").glob("*.nii.gz")))
+    rule = GridRule(spacing_mm=3.0, multiple=card.grid.multiple)
+    field = rule.field
+    center = scan.grid.corners_mm().mean(axis=0)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = center - 1.5 * (np.array(field) - 1)
+    image = robust_scale(conform(scan, Grid(field, affine)).data)
+    images = np.stack([image] * len(card.modalities))
+
+    by_torch = torch_engine(
+        network_of(model), card.head, len(card.modalities), exact, card.class_offsets
+    ).run(images)
+    on_cpu = stream_engine(model.onnx, card.head, rule, exact, card.class_offsets).run(images)
+
+    agree = np.asarray(by_torch.shares).argmax(0) == np.asarray(on_cpu.shares).argmax(0)
+    assert agree.mean() > 0.999
+    if card.age is not None:
+        assert by_torch.age_weeks == pytest.approx(on_cpu.age_weeks, abs=0.05)

@@ -145,7 +145,7 @@ def measure(
     n_classes: int, kind: str, asked: argparse.Namespace, place: Path
 ) -> list[dict[str, Any]]:
     """All sides on one network and one scan, in turns."""
-    folder = asked.model or trained(n_classes, place, asked.train_steps, asked.data)
+    folder = asked.model or trained(n_classes, place, asked.train_steps, asked.data, asked.start)
     model = read_model(folder)
     scan = head_scan(place, asked.data, kind)
     settings = settings_of(model, scan, place, asked)
@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--max-memory", nargs="+", default=["", "1.5"], help="GB; '' for none")
     parser.add_argument("--data", type=Path, default=HERE.parents[2] / "shared/data/malc")
     parser.add_argument("--train-steps", type=int, default=300)
+    parser.add_argument("--start", type=Path, help="a model whose U-Net has the same channels")
     parser.add_argument("--place", type=Path, help="folder for networks, to be used again")
     parser.add_argument("--patch", type=int, default=128, help="of nnU-Net and MONAI")
     parser.add_argument("--threads", type=int, default=2)

@@ -18,6 +18,8 @@ from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.losses import dice_and_cross_entropy
 from fewlabel.model import ModelCard
 from fewlabel.nets.unet import UNet
+from fewlabel.source import read_source
+from fewlabel.surgery import Sees, transplant
 from fewlabel.train.stage import Export
 
 CHANNELS = (16, 32, 64, 128, 160)
@@ -45,10 +47,11 @@ def head_scan(place: Path, data: Path, kind: str) -> Path:
     return file
 
 
-def trained(n_classes: int, place: Path, steps: int, data: Path) -> Path:
+def trained(n_classes: int, place: Path, steps: int, data: Path, start: Path | None) -> Path:
     """A model folder whose U-Net knows the structures more or less; made once.
 
-    Steps on every second voxel, then a sixth as many on all of them.
+    Steps on every second voxel, then a sixth as many on all of them; from a model of the same
+    shape, if there is one.
     """
     folder = place / f"unet{n_classes}"
     if folder.exists():
@@ -56,8 +59,12 @@ def trained(n_classes: int, place: Path, steps: int, data: Path) -> Path:
     torch.manual_seed(0)
     protocol = load_protocol(PROTOCOLS[n_classes])
     network = UNet({protocol.name: protocol.n_classes}, channels=CHANNELS)
+    if start is not None:
+        source, sees = read_source(start), Sees({protocol.name: protocol}, ("T1w",))
+        transplant(network, sees, source.weights, source.sees)
     heads = loaded(place, data, protocol)
-    for every, count, rate in ((2, steps, 1e-2), (1, max(2, steps // 6), 3e-3)):
+    first = 1e-2 if start is None else 3e-3
+    for every, count, rate in ((2, steps, first), (1, max(2, steps // 6), 3e-3)):
         optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
         plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=count)
         for step, (image, classes) in enumerate(patches(heads, count, every)):
