@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from fewlabel.adapt import LARGEST, Evidence, adapt, fit, write_adapted
+from fewlabel.adapt import adapt, write_adapted
 from fewlabel.cohort import Case, Cohort, write_cohort
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
 from fewlabel.io import write_labels
-from fewlabel.labels import load_protocol
 from fewlabel.model import read_model
+from fewlabel.offsets import fit
 from fewlabel.segmenter import Segmenter
 from fewlabel.show import adapted_as_lines
 from fewlabel.volume import Scan
@@ -168,22 +168,6 @@ def test_offsets_of_structures_that_a_model_does_not_draw_are_refused(study, tmp
 
     with pytest.raises(Exception, match=r"`offsets` names Vermis, which the model does not draw"):
         read_model(folder)
-
-
-def test_both_sides_share_an_offset_that_stays_within_its_limit():
-    aseg = load_protocol("aseg32")
-    left, right = aseg.class_of("Left-Amygdala"), aseg.class_of("Right-Amygdala")
-    shares = np.zeros((aseg.n_classes, 4), dtype=np.uint8)
-    shares[0], shares[left, :2], shares[right, 2:] = 150, 33, 75  # 1.5 and 0.7 in logarithms
-    truth = np.array([left, left, right, right], dtype=np.int16)
-    meaning = np.arange(aseg.n_classes, dtype=np.int16)
-    found = [Evidence("a", shares, truth, meaning, np.zeros((3, aseg.n_classes)))]
-
-    offsets = fit(found, [(left, right)])
-
-    assert offsets[left] == offsets[right]
-    assert 1.5 < offsets[left] <= LARGEST
-    assert found[0].dice(offsets) == 1.0
 
 
 def test_a_place_that_holds_something_else_is_refused_before_anything_is_read(tmp_path):

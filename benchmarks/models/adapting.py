@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from fewlabel.adapt import Evidence, fit, look_at, pairs_of
+from fewlabel.adapt import look_at, pairs_of
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.model import find_model
+from fewlabel.offsets import Evidence, fit
 from fewlabel.segmenter import Segmenter
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int16, UInt8
+from jaxtyping import Int16
 
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import labels_on
@@ -28,49 +28,15 @@ from fewlabel.io import read_labels
 from fewlabel.labels import UNLABELED, LabelProtocol, other_side, shared_protocol
 from fewlabel.modalities import Images, read_images
 from fewlabel.model import REGISTRATION, ModelFolder, write_model
+from fewlabel.offsets import Evidence, Pair, counted, fit
 from fewlabel.segmenter import Segmenter
 from fewlabel.volume import LabelMap
 
 _SETTLED = 250
 """Of 255: a class that has such a share stays the most likely one, whatever the offsets."""
-LARGEST = 2.0
-"""No offset is larger: others are then off by at most twice that."""
-_STEPS = (0.8, 0.4, 0.2)
-_PRICE = 1e-3
-"""Of an offset of 1, in mean Dice; it grows with the square. Few scans are easily overrated."""
 _MOST_FOLDS = 5
 
 Watch = Callable[[str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a network says of one labeled scan, and what is true.
-
-    Attributes:
-        person: Whose scan it is.
-        shares: Probabilities in steps of 1/255 where the network is in doubt.
-        truth: What is drawn there, in the protocol that both sides share.
-        meaning: The class in that protocol of each class of the network; -1 if it cannot say.
-        counts: Voxels elsewhere, where the network is sure: predicted, drawn, and both alike.
-    """
-
-    person: str
-    shares: UInt8[np.ndarray, "classes voxels"]
-    truth: Int16[np.ndarray, "voxels"]
-    meaning: Int16[np.ndarray, "classes"]
-    counts: Float64[np.ndarray, "3 structures"]
-
-    def dice(self, offsets: Offsets) -> float:
-        """Mean over the structures that are drawn."""
-        weights = np.exp(offsets)[:, None]
-        likely = self.shares * weights
-        likely += 0.5 * weights  # what was rounded to nothing may be a little
-        said = self.meaning[likely.argmax(axis=0)]
-        predicted, drawn, alike = self.counts + _counted(said, self.truth, self.counts.shape[1])
-        there = drawn[1:] > 0
-        sizes = (predicted + drawn)[1:][there]
-        return float(np.mean(2 * alike[1:][there] / sizes)) if there.any() else float("nan")
 
 
 @dataclass(frozen=True)
@@ -151,7 +117,7 @@ def _usable(model: ModelFolder, cases: Sequence[Case]) -> list[Case]:
 
 
 def _left_out(
-    found: Sequence[Evidence], people: Sequence[str], pairs: Sequence[tuple[int, ...]], watch: Watch
+    found: Sequence[Evidence], people: Sequence[str], pairs: Sequence[Pair], watch: Watch
 ) -> dict[str, float]:
     """Mean Dice of each person under offsets that were chosen without them."""
     after: dict[str, float] = {}
@@ -160,28 +126,6 @@ def _left_out(
         others = fit([one for one in found if one.person not in left_out], pairs)
         after |= _by_person([one for one in found if one.person in left_out], others)
     return after
-
-
-def fit(found: Sequence[Evidence], pairs: Sequence[tuple[int, ...]]) -> Offsets:
-    """The offsets that give the highest mean Dice, less a price of large ones.
-
-    Args:
-        found: Scans.
-        pairs: Classes that share an offset.
-    """
-    offsets = np.zeros(len(found[0].shares), dtype=np.float32)
-    best = _worth(found, offsets, pairs)
-    for step in _STEPS:
-        for classes in pairs:
-            for move in (step, -step):
-                while abs(offsets[classes[0]] + move) <= LARGEST + 1e-6:
-                    moved = offsets.copy()
-                    moved[list(classes)] += move
-                    value = _worth(found, moved, pairs)
-                    if value <= best:
-                        break
-                    best, offsets = value, moved
-    return offsets
 
 
 def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
@@ -210,11 +154,6 @@ def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
     )
 
 
-def _worth(found: Sequence[Evidence], offsets: Offsets, pairs: Sequence[tuple[int, ...]]) -> float:
-    price = _PRICE * sum(float(offsets[classes[0]]) ** 2 for classes in pairs)
-    return statistics.fmean(one.dice(offsets) for one in found) - price
-
-
 def _by_person(found: Sequence[Evidence], offsets: Offsets) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for one in found:
@@ -227,7 +166,7 @@ def _folds(people: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(people[start::n]) for start in range(n)]
 
 
-def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[tuple[int, ...]]:
+def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[Pair]:
     """Classes that share an offset: left and right of what is drawn in any of the scans."""
     drawn = np.any([one.meaning > 0 for one in found], axis=0)
     number = {name: n for n, name in enumerate(protocol.names, start=1)}
@@ -276,7 +215,7 @@ def look_at(segmenter: Segmenter, case: Case) -> Evidence:
     shares = np.stack([share.ravel() for share in seen.shares])
     sure, looked = shares.max(axis=0) >= _SETTLED, truth != UNLABELED
     said = meaning[shares[:, sure & looked].argmax(axis=0)]
-    counts = _counted(said, truth[sure & looked], shared.n_classes)
+    counts = counted(said, truth[sure & looked], shared.n_classes)
     doubt = looked & ~sure
     return Evidence(case.person, shares[:, doubt], truth[doubt], meaning, counts)
 
@@ -287,13 +226,3 @@ def _meaning(own: LabelProtocol, shared: LabelProtocol) -> Int16[np.ndarray, "cl
     grid = Grid((own.n_classes, 1, 1), np.eye(4))
     meaning: np.ndarray = LabelMap(classes, grid, own).to(shared).data.ravel()
     return meaning
-
-
-def _counted(
-    said: Int16[np.ndarray, "voxels"], truth: Int16[np.ndarray, "voxels"], n: int
-) -> Float64[np.ndarray, "3 structures"]:
-    """Voxels of each structure: predicted, drawn, both; where both sides say something."""
-    both = said >= 0
-    said, truth = said[both], truth[both]
-    alike = truth[said == truth]
-    return np.stack([np.bincount(part, minlength=n) for part in (said, truth, alike)]).astype(float)
