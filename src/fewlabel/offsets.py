@@ -143,7 +143,8 @@ class _Contest:
         self.scan.said[self.where] = said
 
     def _counts(self, said: Said) -> Counts:
-        return self.elsewhere + self.scan.evidence.counted(said, self.where)
+        counts: np.ndarray = self.elsewhere + self.scan.evidence.counted(said, self.where)
+        return counts
 
     def _said(self, offsets: Offsets) -> Said:
         likely = _likely(self.own, offsets[self.pair])
