@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelFolder
-from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.mirror import Mirrored, last_of_one
 from fewlabel.nets.unet import UNet
 from fewlabel.surgery import AGES, heads_of, shape_of
 
@@ -65,7 +65,7 @@ def _read(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:
             raise ModelFolderError(
                 f"Cannot read {model.weights}: {problem}.", fix="copy the whole folder again."
             ) from None
-    weights, wrapped = _unwrapped(stored_weights(model.onnx))
+    weights, mirrored = _unwrapped(stored_weights(model.onnx))
     if (age := model.card.age) is not None:
         weights[AGES] = torch.tensor([age.low_weeks, age.high_weeks])
     try:
@@ -74,16 +74,20 @@ def _read(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:
         raise ModelFolderError(
             f"The model {model.card.name} is no U-Net that torch can run: {problem.what}", fix=_FIX
         ) from None
-    return weights, wrapped > 1
+    return weights, mirrored
 
 
-def _unwrapped(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """The same under the names that the network itself gives, and how often it was wrapped."""
-    found, times = dict(weights), 0
-    while found and all(key.startswith(_WRAPPED) for key in found):
-        found = {key.removeprefix(_WRAPPED): value for key, value in found.items()}
-        times += 1
-    return found, times
+def _unwrapped(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The same under the names that the U-Net itself gives, and whether it was mirrored."""
+    weights = {key.removeprefix(_WRAPPED): value for key, value in stored.items()}
+    if not any(key.startswith(_WRAPPED) for key in weights):
+        return weights, False
+    own = {key.removeprefix(_WRAPPED): value for key, value in weights.items()}
+    for head in {key.split(".")[1] for key in own if key.startswith("last.")}:
+        both = own.pop(f"last.{head}.weight"), own.pop(f"last.{head}.bias")
+        output = f"decoders.{head}.outs.0.conv.conv"
+        own[f"{output}.weight"], own[f"{output}.bias"] = last_of_one(*both)
+    return own, True
 
 
 def stored_weights(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 import torch
 
 from fewlabel.labels import Label, LabelProtocol
-from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.mirror import Mirrored, last_of_one
 from fewlabel.nets.unet import UNet
 
 SIDES = LabelProtocol("sides", (Label(1, "Left-A"), Label(2, "Right-A"), Label(3, "Middle")))
@@ -18,11 +18,24 @@ def test_the_answer_for_a_mirrored_head_is_the_mirrored_answer_with_sides_exchan
     assert torch.allclose(mirrored.flip(2)[:, [0, 2, 1, 3]], straight, atol=1e-6)
 
 
-def test_an_answer_that_needs_no_mirror_stays_as_it_is():
-    class Flat(torch.nn.Module):
-        def forward(self, image):
-            return {"sides": torch.tensor([1.0, 5.0, 5.0, 2.0]).reshape(1, 4, 1, 1, 1) + 0 * image}
+def test_it_is_the_mean_of_two_answers():
+    torch.manual_seed(0)
+    net = UNet({"sides": 4}, channels=(4, 8), fine=4).eval()
+    image = torch.randn(1, 1, 8, 12, 4)
 
-    logits = Mirrored(Flat(), {"sides": SIDES.mirrored()})(torch.randn(1, 1, 4, 4, 4))["sides"]
+    with torch.no_grad():
+        found = Mirrored(net, {"sides": SIDES.mirrored()}).eval()(image)["sides"]
+        turned = net(image.flip(2))["sides"].flip(2)[:, [0, 2, 1, 3]]
+        expected = (net(image)["sides"] + turned) / 2
 
-    assert torch.allclose(logits[0, :, 0, 0, 0], torch.tensor([1.0, 5.0, 5.0, 2.0]))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_last_layer_of_one_image_comes_back():
+    net = UNet({"sides": 4}, channels=(4, 8))
+    both = Mirrored(net, {"sides": SIDES.mirrored()}).last["sides"]
+
+    weight, bias = last_of_one(both.weight, both.bias)
+
+    torch.testing.assert_close(weight, net.last("sides")[0])
+    torch.testing.assert_close(bias[[0, 2, 1, 3]], bias, msg="alike on both sides")

@@ -1,4 +1,4 @@
-"""A network that looks at each image twice: as it is, and in a mirror."""
+"""A U-Net that looks at each image twice: as it is, and in a mirror."""
 
 from collections.abc import Mapping
 
@@ -7,35 +7,55 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor, nn
 
+from fewlabel.nets.unet import UNet
+
+Partners = Int16[np.ndarray, "entries"]
+
 
 class Mirrored(nn.Module):
     """Logits averaged with those of the mirrored image, left and right exchanged back.
 
     Costs twice the time. What it says of a mirrored head is the mirror image of what it says
-    of the head, exactly.
+    of the head, exactly. The mean is taken by one last layer that sees the features of both
+    images, so that an engine can compute it for few voxels at a time, as for any U-Net.
 
     Args:
-        network: Gives logits by head; axis i of its input leads to the subject's right or left.
+        network: As it is; its last layers are copied. Axis i of its input leads to the subject's
+            right or left.
         tables: Head to `LabelProtocol.mirrored()`: the class on the other side, per class.
     """
 
-    def __init__(
-        self, network: nn.Module, tables: Mapping[str, Int16[np.ndarray, "entries"]]
-    ) -> None:
+    def __init__(self, network: UNet, tables: Mapping[str, Partners]) -> None:
         super().__init__()
         self.network = network
-        for head, table in tables.items():
-            partners = torch.from_numpy(table[:-1].astype(np.int64))  # without the entry for -1
-            self.register_buffer(f"partners_{head}", partners, persistent=False)
+        self.last = nn.ModuleDict(
+            {head: _for_both(*network.last(head), table) for head, table in tables.items()}
+        )
 
     def forward(self, image: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
         """Logits per head, shape (b, classes, i, j, k)."""
-        straight = self.network(image)
-        turned = self.network(image.flip(2))
+        straight = self.network.features(image)
+        turned = self.network.features(image.flip(2))
         return {
-            head: (logits + self._back(head, turned[head])) / 2 for head, logits in straight.items()
+            head: last(torch.cat((straight[head], turned[head].flip(2)), dim=1))
+            for head, last in self.last.items()
         }
 
-    def _back(self, head: str, logits: Tensor) -> Tensor:
-        partners: Tensor = getattr(self, f"partners_{head}")
-        return logits.flip(2).index_select(1, partners)
+
+@torch.no_grad()
+def _for_both(weight: Tensor, bias: Tensor, table: Partners) -> nn.Conv3d:
+    """Half of a last layer for each of two images; for the second, classes change sides."""
+    partners = torch.from_numpy(table[:-1].astype(np.int64))  # without the entry for -1
+    layer = nn.Conv3d(2 * weight.shape[1], len(weight), 1)
+    layer.weight.copy_(torch.cat((weight, weight[partners]), dim=1) / 2)
+    assert layer.bias is not None
+    layer.bias.copy_((bias + bias[partners]) / 2)
+    return layer
+
+
+def last_of_one(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The last layer that `Mirrored` copied: its weights, and the mean of its biases of both sides.
+
+    A network with these, mirrored again, is the same.
+    """
+    return 2 * weight[:, : weight.shape[1] // 2], bias

@@ -1,7 +1,7 @@
 """A 3D U-Net with one encoder and any number of decoders."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -136,6 +136,13 @@ class Decoder(nn.Module):
         self, features: list[Tensor], image: Tensor, window: Window | None = None
     ) -> list[Tensor]:
         """Logits per supervised resolution, finest first; the finest in a window only, if any."""
+        maps = self.maps(features, image, window)
+        return [out(maps[n]) for n, out in enumerate(self.outs)]
+
+    def maps(
+        self, features: list[Tensor], image: Tensor, window: Window | None = None
+    ) -> list[Tensor]:
+        """What the logits of each resolution are made of, finest first."""
         x = features[-1]
         finest_first: list[Tensor] = []
         for up, skip in zip(self.ups, reversed(features[:-1]), strict=True):
@@ -143,7 +150,7 @@ class Decoder(nn.Module):
             finest_first.insert(0, x)
         if self.finest is not None:
             finest_first.insert(0, _in_window(self.finest, x, image, window))
-        return [out(finest_first[n]) for n, out in enumerate(self.outs)]
+        return finest_first
 
 
 def _in_window(finest: Finest, x: Tensor, image: Tensor, window: Window | None) -> Tensor:
@@ -211,6 +218,18 @@ class UNet(nn.Module):
         """
         found = self.deep(x)
         return {name: value if name == AGE else value[0] for name, value in found.items()}
+
+    def features(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
+        """What the logits at full resolution are made of, per head, shape (b, maps, i, j, k)."""
+        seen = self.encoder(x)
+        heads = {name: cast("Decoder", head) for name, head in self.decoders.items()}
+        return {name: head.maps(seen, x)[0] for name, head in heads.items()}
+
+    def last(self, head: str) -> tuple[Tensor, Tensor]:
+        """Weights and biases that make logits of them."""
+        layer = cast("Decoder", self.decoders[head]).outs[0].get_submodule("conv.conv")
+        weight, bias = layer.parameters()
+        return weight, bias
 
     def deep(self, x: Float[Tensor, "b c i j k"], window: Window | None = None) -> dict[str, Any]:
         """Logits of every supervised resolution per head, finest first; and "age_weeks".

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fewlabel.cohort import Cohort
@@ -182,14 +182,10 @@ def _heads(config: Config, palette: Palette) -> Heads:
     return read_heads(config.label_maps, palette, (float(i), float(j), float(k)))
 
 
-def _shifted(network: nn.Module, head: str, shift: Float32[np.ndarray, "classes"]) -> nn.Module:
+def _shifted(network: UNet, head: str, shift: Float32[np.ndarray, "classes"]) -> UNet:
     """A copy of a U-Net whose logits of one head differ by a constant for each class."""
     copy = deepcopy(network)
-    (bias,) = (
-        weight
-        for name, weight in copy.named_parameters()
-        if name.startswith(f"decoders.{head}.outs.0.") and name.endswith("bias")
-    )
+    _, bias = copy.last(head)
     bias.data += torch.from_numpy(shift)
     return copy
 
@@ -217,15 +213,15 @@ def cohort(config: Config, run: Path) -> Cohort:  # noqa: ARG001  (as other reci
 def exports(config: Config, networks: Networks) -> Export:
     """The network, for the field of the last level."""
     last, protocol = config.levels[-1], load_protocol(config.protocol)
-    network, stride = networks["net"], cast("UNet", networks["net"]).stride
+    network = cast("UNet", networks["net"])
+    stride = network.stride
     if config.unweight:
         palette = load_palette(config.palette, protocol)
         weights = class_weights(_heads(config, palette), palette, protocol)
         network = _shifted(network, protocol.name, -config.unweight * np.log(weights))
-    if config.mirror:
-        network = Mirrored(network, {protocol.name: protocol.mirrored()})
+    mirrored = {protocol.name: protocol.mirrored()} if config.mirror else {}
     return Export(
-        network=network,
+        network=Mirrored(network, mirrored) if mirrored else network,
         heads={protocol.name: protocol},
         grid=GridRule(
             spacing_mm=last.spacing_mm,
