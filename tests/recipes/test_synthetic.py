@@ -50,6 +50,12 @@ def test_the_same_batch_has_the_same_window(settings, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("more", [{"start": "runs/before"}, {"levels": WINDOW["levels"]}])
+def test_what_needs_a_layer_at_full_resolution_says_so(more, tmp_path):
+    with pytest.raises(ValueError, match="need `fine`"):
+        Config(**toy(tmp_path) | more)
+
+
 def test_windows_lie_within_the_field_on_even_voxels():
     torch.manual_seed(0)
     level = Level(**WINDOW["levels"][0])

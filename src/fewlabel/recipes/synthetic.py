@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +86,12 @@ class Config(Settings):
         kind="adamw", weight_decay=1e-4, warmup_steps=100, decay="poly", ema=0.998
     )
     """Its learning rate is set by each level."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        if not self.fine and (self.start or any(level.window_mm for level in self.levels)):
+            raise ValueError("`start` and `window_mm` need `fine`, a layer at full resolution")
+        return self
 
 
 def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
