@@ -37,6 +37,9 @@ from fewlabel.synthesis import SynthesisConfig
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
 
+_APART = 10_000_000
+"""Numbers of images between two levels, so that none sees those of another."""
+
 
 class Level(Settings):
     """One resolution of the schedule."""
@@ -112,7 +115,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     def weights() -> Tensor:
         return torch.from_numpy(class_weights(heads(), palette, protocol)).to(work.device)
 
-    for level, name in zip(config.levels, _names(config.levels), strict=True):
+    for number, (level, name) in enumerate(zip(config.levels, _names(config.levels), strict=True)):
         near = cache(lambda level=level: heads().for_spacing(level.spacing_mm))
         rule = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm, multiple=net.stride)
         painter = Painter(palette, near, level.synthesis, rule.field, level.spacing_mm, seed)
@@ -130,10 +133,13 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
                 found |= {f"half: {key}": below[key] for key in ("cross-entropy", "dice")}
             return found
 
+        def draw(n: int, painter: Painter = painter, first: int = number * _APART) -> Batch:
+            return painter.draw(first + n)
+
         yield Stage(
             name=name,
             networks={"net": net},
-            turns=(Turn(("net",), painter.draw, loss),),
+            turns=(Turn(("net",), draw, loss),),
             optimizer=config.optimizer.model_copy(update={"learning_rate": level.learning_rate}),
             steps=level.steps,
         )
