@@ -191,8 +191,7 @@ def folds(bench: Bench) -> None:
         everybody = weeks(bench.asked.data)
         cases = split_of(everybody, held, "val")
         run = bench.coarse_to_fine(f"fold{number}", cases, bench.levels("folds"))
-        exported = export_run(run, bench.work / f"fold{number}-model").model
-        model = rightly_named(exported)
+        model = rightly_named(export_run(run, bench.work / f"fold{number}-model").model)
         bench.keep("folds", score_fold(model, cases, number))
         print(*of_folds(bench.rows("folds")), sep="\n", flush=True)
 

@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import RESULTS, add_rows, agreement, provenance
 from benchmarks.speed.peers_model import head_scan, trained
 from benchmarks.speed.slice_fcn import peak
+from fewlabel.conform import GridRule
 from fewlabel.engine import Compute
 from fewlabel.engine_torch import torch_engine
 from fewlabel.io import read_scan
@@ -134,10 +135,11 @@ def classes_in(file: Path, model: ModelFolder, *, values: bool) -> np.ndarray:
 
 def operations(model: ModelFolder) -> float:
     """Operations of the network on its field."""
-    field = model.card.grid.field  # type: ignore[union-attr]
+    grid = model.card.grid
+    assert isinstance(grid, GridRule)
     network = network_of(model).to("meta")
     with FlopCounterMode(display=False) as counted, torch.device("meta"):
-        network(torch.zeros(1, 1, *field))
+        network(torch.zeros(1, 1, *grid.field))
     return float(counted.get_total_flops())
 
 
@@ -212,7 +214,7 @@ def settings_of(model: ModelFolder, scan: Path, place: Path, asked: argparse.Nam
                 "model": str(model.folder.absolute()),
                 "network": str(script),
                 "classes": n_classes,
-                "spacing_mm": card.grid.spacing_mm,  # type: ignore[union-attr]
+                "spacing_mm": card.grid.spacing_mm,
                 "patch": asked.patch,
                 "threads": asked.threads,
                 "fewlabel": str(place / f"fewlabel-{kind}"),

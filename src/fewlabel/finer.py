@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewlabel.errors import ConfigError
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, last_layer
 from fewlabel.surgery import heads_of, shape_of
 
 _FIRST = "encoder.levels.0.conv1.conv.weight"
@@ -32,15 +32,13 @@ def begin_finer(net: UNet, weights: Mapping[str, Tensor]) -> None:
     filled = {key: value.float() for key, value in weights.items() if not _is_output(key)}
     filled[_FIRST] = _spread(filled[_FIRST])
     for head in heads_of(weights):
-        there = f"decoders.{head}."
         for depth in range(2):
             for part in ("weight", "bias"):
-                output = weights[f"{there}outs.0.conv.conv.{part}"]
-                filled[f"{there}outs.{depth}.conv.conv.{part}"] = output
-        maps = weights[f"{there}outs.0.conv.conv.weight"].shape[1]
-        modalities = filled[_FIRST].shape[1]
-        filled[f"{there}finest.up.conv.weight"] = _copying(maps)
-        filled[f"{there}finest.conv.conv.weight"] = _interpolating(maps, modalities)
+                filled[f"{last_layer(head, depth)}.{part}"] = weights[f"{last_layer(head)}.{part}"]
+        maps, modalities = weights[f"{last_layer(head)}.weight"].shape[1], filled[_FIRST].shape[1]
+        finest = f"decoders.{head}.finest"
+        filled[f"{finest}.up.conv.weight"] = _copying(maps)
+        filled[f"{finest}.conv.conv.weight"] = _interpolating(maps, modalities)
     theirs = {key: tuple(value.shape) for key, value in filled.items()}
     if theirs != {key: tuple(value.shape) for key, value in own.items()}:
         raise ConfigError(

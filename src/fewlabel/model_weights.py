@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelFolder
 from fewlabel.nets.mirror import Mirrored, last_of_one
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, last_layer
 from fewlabel.surgery import AGES, heads_of, shape_of
 
 _WRAPPED = "network."  # `InOrder` and `Mirrored` keep what they wrap under this name
@@ -85,7 +85,7 @@ def _unwrapped(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
     own = {key.removeprefix(_WRAPPED): value for key, value in weights.items()}
     for head in {key.split(".")[1] for key in own if key.startswith("last.")}:
         both = own.pop(f"last.{head}.weight"), own.pop(f"last.{head}.bias")
-        output = f"decoders.{head}.outs.0.conv.conv"
+        output = last_layer(head)
         own[f"{output}.weight"], own[f"{output}.bias"] = last_of_one(*both)
     return own, True
 

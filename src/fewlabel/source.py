@@ -19,7 +19,7 @@ from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.mni import Space
 from fewlabel.model import CARD, ModelFolder, find_model
 from fewlabel.model_weights import weights_of
-from fewlabel.nets.unet import stride_of
+from fewlabel.nets.unet import last_layer, stride_of
 from fewlabel.settings import Settings, check_settings, read_mapping
 from fewlabel.splits import leaks
 from fewlabel.surgery import AGES, Sees, heads_of, shape_of
@@ -130,7 +130,7 @@ def _of_model(model: ModelFolder) -> Source:
 def _with_offsets(weights: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
     """The card's offsets as part of the last layer, whose outputs they are added to."""
     if card.class_offsets is not None:
-        name = f"decoders.{card.head}.outs.0.conv.conv.bias"
+        name = f"{last_layer(card.head)}.bias"
         weights[name] = weights[name] + torch.from_numpy(card.class_offsets)
     return weights
 

@@ -35,6 +35,11 @@ def stride_of(channels: Sequence[int], fine: int = 0) -> int:
     return int(2**halvings)
 
 
+def last_layer(head: str, depth: int = 0) -> str:
+    """Name of the layer that gives a head's logits, at full resolution or another depth."""
+    return f"decoders.{head}.outs.{depth}.conv.conv"
+
+
 class Encoder(nn.Module):
     """Features at full resolution, half of it, a quarter, and so on.
 
@@ -227,8 +232,7 @@ class UNet(nn.Module):
 
     def last(self, head: str) -> tuple[Tensor, Tensor]:
         """Weights and biases that make logits of them."""
-        layer = cast("Decoder", self.decoders[head]).outs[0].get_submodule("conv.conv")
-        weight, bias = layer.parameters()
+        weight, bias = self.get_submodule(last_layer(head)).parameters()
         return weight, bias
 
     def deep(self, x: Float[Tensor, "b c i j k"], window: Window | None = None) -> dict[str, Any]:

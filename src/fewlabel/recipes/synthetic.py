@@ -173,10 +173,7 @@ def _inside(classes: Tensor, window: Window | None) -> Tensor:
     """Labels of a window, its rim left out, as logits there lack the voxels beyond."""
     if window is None:
         return classes
-    rimless = torch.full_like(classes[(slice(None), *window)], UNLABELED)
-    within = (slice(None), *[slice(1, -1)] * 3)
-    rimless[within] = classes[(slice(None), *window)][within]
-    return rimless
+    return F.pad(classes[(slice(None), *window)][:, 1:-1, 1:-1, 1:-1], (1,) * 6, value=UNLABELED)
 
 
 def _judged(logits: Tensor, classes: Tensor, weights: Tensor) -> Losses:
@@ -231,9 +228,9 @@ def exports(config: Config, networks: Networks) -> Export:
         palette = load_palette(config.palette, protocol)
         weights = class_weights(_heads(config, palette), palette, protocol)
         network = _shifted(network, protocol.name, -config.unweight * np.log(weights))
-    mirrored = {protocol.name: protocol.mirrored()} if config.mirror else {}
+    sides = {protocol.name: protocol.mirrored()}
     return Export(
-        network=Mirrored(network, mirrored) if mirrored else network,
+        network=Mirrored(network, sides) if config.mirror else network,
         heads={protocol.name: protocol},
         grid=GridRule(
             spacing_mm=last.spacing_mm,
