@@ -24,6 +24,7 @@ class Painter:
         field: Voxels of an image.
         spacing_mm: Edge of its voxels.
         seed: Decides all that is random, with the number of the image.
+        batch: Images that are drawn and painted together.
     """
 
     palette: Palette
@@ -32,18 +33,28 @@ class Painter:
     field: tuple[int, int, int]
     spacing_mm: float
     seed: int
+    batch: int = 1
 
     def draw(self, n: int) -> Batch:
-        """Whose head is painted, and what decides how; painting is done on the device."""
-        words = np.random.SeedSequence((self.seed, round(1000 * self.spacing_mm), n))
-        first, second = (int(word) for word in words.generate_state(2))
+        """Whose heads are painted, and what decides how; painting is done on the device."""
         rows = self.heads().rows
-        return {"rows": rows[first % len(rows)], "chance": torch.tensor(second)}
+        whose, chance = [], []
+        for image in range(n * self.batch, (n + 1) * self.batch):
+            words = np.random.SeedSequence((self.seed, round(1000 * self.spacing_mm), image))
+            first, second = (int(word) for word in words.generate_state(2))
+            whose.append(first % len(rows))
+            chance.append(second)
+        return {"rows": rows[whose], "chance": torch.tensor(chance)}
 
     def paint(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Intensities, shape (1, 1, i, j, k), and classes, shape (1, i, j, k)."""
-        rows = batch["rows"]
-        rng = torch.Generator(rows.device).manual_seed(int(batch["chance"]))
+        """Intensities, shape (batch, 1, i, j, k), and classes, shape (batch, i, j, k)."""
+        device = batch["rows"].device
         working = (self.field, self.spacing_mm, self.heads().spacing_mm)
-        with torch.autocast(rows.device.type, enabled=False):
-            return synthesize(rows, self.palette, self.synthesis, working, rng)
+        images, classes = [], []
+        with torch.autocast(device.type, enabled=False):
+            for rows, chance in zip(batch["rows"], batch["chance"].tolist(), strict=True):
+                rng = torch.Generator(device).manual_seed(chance)
+                image, labels = synthesize(rows, self.palette, self.synthesis, working, rng)
+                images.append(image)
+                classes.append(labels)
+        return torch.cat(images), torch.cat(classes)

@@ -50,6 +50,20 @@ def test_the_same_batch_has_the_same_window(settings, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_a_batch_holds_the_images_that_come_one_by_one(settings, tmp_path):
+    single = stage_of(settings, tmp_path).turns[0]
+    level = WINDOW["levels"][0] | {"batch": 2}
+    stage = stage_of(settings | {"levels": [level]}, tmp_path)
+    (turn,) = stage.turns
+
+    both = turn.draw(1)
+
+    for n, one in enumerate((single.draw(2), single.draw(3))):
+        assert (both["rows"][n] == one["rows"][0]).all()
+        assert both["chance"][n] == one["chance"][0]
+    turn.loss(stage.networks, both)["total"].backward()
+
+
 @pytest.mark.parametrize("more", [{"start": "runs/before"}, {"levels": WINDOW["levels"]}])
 def test_what_needs_a_layer_at_full_resolution_says_so(more, tmp_path):
     with pytest.raises(ValueError, match="need `fine`"):

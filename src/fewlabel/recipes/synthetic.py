@@ -52,6 +52,8 @@ class Level(Settings):
     window_mm: tuple[float, float, float] | None = None
     """With `fine`: the box in it, somewhere else each time, in which the layer at full resolution
     is trained; None: everywhere."""
+    batch: int = Field(default=1, gt=0)
+    """Images that are seen at once. On a GPU four cost little more than two."""
     synthesis: SynthesisConfig = SynthesisConfig()
 
 
@@ -118,7 +120,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     for number, (level, name) in enumerate(zip(config.levels, _names(config.levels), strict=True)):
         near = cache(lambda level=level: heads().for_spacing(level.spacing_mm))
         rule = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm, multiple=net.stride)
-        painter = Painter(palette, near, level.synthesis, rule.field, level.spacing_mm, seed)
+        painter = Painter(
+            palette, near, level.synthesis, rule.field, level.spacing_mm, seed, level.batch
+        )
 
         def loss(
             networks: Networks, batch: Batch, painter: Painter = painter, level: Level = level
