@@ -41,7 +41,7 @@ from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE = RESULTS / "neonate-drawem9_folds.csv"
-LEVELS = ((4.0, 800, 3e-3), (2.0, 1000, 2e-3), (0.859375, 1500, 1.3e-3))
+LEVELS = ((4.0, 800, 1e-2), (2.0, 1000, 6e-3), (0.859375, 1500, 4e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [32, 64, 96, 128], "fine": 16}
 DESCRIPTION = (

@@ -1,10 +1,13 @@
-"""How a process that trains on a CPU is set up; each test in a process of its own."""
+"""How a process that trains on a CPU is set up."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from fewlabel.train.cpu import thin_in_32_bits
 
 FAULTS_OF_64_MB_ONCE_MORE = """
 import resource
@@ -34,3 +37,29 @@ def test_elsewhere_than_on_glibc_memory_is_left_as_it_is(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert cpu.keep_memory() is False
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+def test_gradients_in_16_bits_are_right_whatever_the_number_of_planes(planes):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1)
+    image = torch.randn(1, 32, planes, 4, 4)
+    found = []
+    for half in (False, True):
+        layer.zero_grad()
+        with thin_in_32_bits([layer]), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            layer(image).float().square().sum().backward()
+        found.append(layer.weight.grad.clone())
+
+    assert (found[1] - found[0]).abs().max() < 0.02 * found[0].abs().max()
+
+
+def test_what_the_hooks_changed_is_changed_back():
+    layer = torch.nn.Conv3d(1, 1, 3, padding=1)
+    with thin_in_32_bits([layer]), torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(RuntimeError):
+            layer(torch.ones(1, 2, 2, 2, 2))  # two channels where it takes one
+        assert torch.is_autocast_enabled("cpu")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(1, 1, 2, 2, 2)).dtype == torch.bfloat16

@@ -2,6 +2,12 @@
 
 import ctypes
 import platform
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt's settings in malloc.h
 
@@ -20,3 +26,36 @@ def keep_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def thin_in_32_bits(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Let convolutions of images with fewer planes than their kernel compute in 32 bits.
+
+    In 16 bits oneDNN, which torch calls on CPUs, gets the gradients of their weights wrong: of
+    Conv3d(64, 64, 3) and 2 x 4 x 4 voxels they are off by more than their own size, or no numbers
+    at all (torch 2.13, AMD Zen 4; right from 3 planes on, and with one). The deepest level of a
+    U-Net often has two.
+    """
+    layers = [layer for net in networks for layer in net.modules() if isinstance(layer, nn.Conv3d)]
+    entered: dict[nn.Module, ExitStack] = {}
+
+    def before(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        (image,) = inputs
+        if image.device.type != "cpu" or image.shape[2] >= cast("nn.Conv3d", layer).kernel_size[0]:
+            return None
+        entered[layer] = ExitStack()
+        entered[layer].enter_context(torch.autocast("cpu", enabled=False))
+        return (image.float(),)
+
+    def after(layer: nn.Module, *_: Any) -> None:
+        if layer in entered:
+            entered.pop(layer).close()
+
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    hooks += [layer.register_forward_hook(after, always_call=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -25,6 +25,7 @@ from fewlabel.train.checkpoint import (
     save_weights,
     sweep,
 )
+from fewlabel.train.cpu import thin_in_32_bits
 from fewlabel.train.history import History
 from fewlabel.train.ranks import Ranks
 from fewlabel.train.run import Progress, Run
@@ -65,7 +66,8 @@ def train(stages: Iterable[Stage], run: Run) -> Networks:
             net.to(run.device)
         final = run.folder / stage.name / "final.safetensors"
         if not run.ranks.agree(final.exists()):
-            _StageRun(stage, run, finished).go()
+            with thin_in_32_bits(networks.values()):
+                _StageRun(stage, run, finished).go()
         load_state(networks, load_weights(final))
         for net in networks.values():
             net.eval().requires_grad_(True)
