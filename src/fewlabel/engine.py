@@ -191,8 +191,8 @@ def ages_of(network: Any) -> list[Any]:
 
 
 def age_in(request: Any) -> float:
-    """The age in weeks that a request has found, as the output after the first."""
-    return float(request.get_output_tensor(1).data.ravel()[0])
+    """The age in weeks that a request has found, as the last output."""
+    return float(request.output_tensors[-1].data.ravel()[0])
 
 
 def cpu_settings(compute: Compute) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A network in two parts: all that needs a whole image, and the last layer, voxel by voxel."""
+"""A network in parts: what needs a whole image, and last layers, for a few voxels at a time."""
 
 import math
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from fewlabel.engine import (
     logits_of,
     with_shares,
 )
+from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 
@@ -27,15 +28,16 @@ _SPREAD = 1.5
 _AT_ONCE_BYTES = 64e6
 _IN_PLACE = {"Add", "Multiply", "Subtract", "PRelu", "Relu", "Convert", "Identity", "MVN"}
 
-Features = Shaped[np.ndarray, "c a b d"]
+Features = Callable[[int, int], Maps]
+"""From the first plane and that after the last to what the last layer looks at there."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A network in two parts.
+    """A network in parts.
 
     Attributes:
-        body: From an image of the window's size to features, and to the age in weeks if the
+        body: From an image of the window's size to its features, and to the age in weeks if the
             network tells it.
         head: From features of any voxels to the probability of each class.
         n_classes: Of the head.
@@ -50,11 +52,20 @@ class Parts:
 
 @dataclass(frozen=True)
 class Cut:
-    """A network, the name of the layer before which it is cut, what is added to its logits."""
+    """A network and where to cut it.
+
+    Attributes:
+        network: Of OpenVINO.
+        layer: Name of the last layer.
+        head: Which output.
+        fine: What can be computed plane by plane before the last layer, if anything.
+        offsets: Added to the logits.
+    """
 
     network: Any
     layer: str
     head: str
+    fine: Fine | None
     offsets: Offsets | None = None
 
     @property
@@ -66,6 +77,16 @@ class Cut:
     def tells_age(self) -> bool:
         """Whether it has an age among its outputs."""
         return bool(ages_of(self.network))
+
+    def features(self, network: Any) -> Any:
+        """What the last layer looks at, in this network or a copy of it."""
+        return _layer(network, self.layer).input_value(0)
+
+    def ends(self, network: Any) -> list[Any]:
+        """What a whole image is needed for: features, or the maps at half the resolution."""
+        if self.fine is None:
+            return [self.features(network)]
+        return [_layer(network, one.layer).input_value(0) for one in self.fine.coarse]
 
     def logits(self, network: Any) -> Any:
         """The last layer's output in this network or a copy of it."""
@@ -93,11 +114,11 @@ def split(core: Any, onnx: Path, head: str, offsets: Offsets | None = None) -> C
     kernel = list(node.input_value(1).get_partial_shape())[2:]
     if any(str(length) != "1" for length in kernel):
         return None
-    return Cut(network, node.get_friendly_name(), head, offsets)
+    return Cut(network, node.get_friendly_name(), head, fine_part(node.input_value(0)), offsets)
 
 
 def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alone: bool) -> Parts:
-    """Both parts, ready to run.
+    """All parts, ready to run.
 
     Args:
         core: Of OpenVINO.
@@ -114,21 +135,26 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     body = cut.network.clone()
     body.reshape({"image": [1, cut.channels, *window]})
     steady(body)
-    features = _layer(body, cut.layer).input_value(0)
     ages = ages_of(body)
-    last = op.convert(features, np.dtype(kind).name.replace("float", "f"))
-    ends = [op.result(one) for one in (last, *ages)]
+    name = np.dtype(kind).name.replace("float", "f")
+    maps = [op.convert(one, name).output(0) for one in cut.ends(body)]
+    ends = [op.result(one) for one in (*maps, *ages)]
     compiled = core.compile_model(
         openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
     )
     head, n_classes, voxels = _head(cut, kind)
     request = compiled.create_infer_request()
     per_voxel = core.compile_model(head, "CPU", settings).create_infer_request()
+    planes = _planes(core, cut, window, kind, settings)
 
     def run_body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
         request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
-        found: np.ndarray = request.get_output_tensor(0).data[0]
-        return found if alone else found.copy(), age_in(request) if ages else None
+        found: list[Maps] = [one.data[0] for one in request.output_tensors[: len(maps)]]
+        found = found if alone else [one.copy() for one in found]
+        age = age_in(request) if ages else None
+        if planes is not None:
+            return FineFeatures(planes, image, found), age
+        return lambda begin, end: found[0][:, begin:end], age
 
     def run_head(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
         shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
@@ -144,6 +170,17 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     version = openvino.__version__.split("-")[0]
     return Parts(run_body, run_head, n_classes, f"OpenVINO {version}, {precision}")
+
+
+def _planes(
+    core: Any, cut: Cut, window: Index, kind: type, settings: dict[str, Any]
+) -> FinePlanes | None:
+    if cut.fine is None:
+        return None
+    network = cut.network.clone()
+    model, length = fine_model(network, cut.features(network), cut.fine, window, kind)
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return FinePlanes(request, cut.fine, length)
 
 
 def _head(cut: Cut, kind: type) -> tuple[Any, int, int]:
@@ -167,7 +204,7 @@ def _layer(network: Any, name: str) -> Any:
 
 
 def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> tuple[float, float]:
-    """What the body takes at its peak for each voxel of its input, and what its features take.
+    """What the body takes at its peak for each voxel of its input, and what it leaves.
 
     Args:
         cut: The network.
@@ -180,11 +217,12 @@ def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> tuple[float, f
     side = 2 * multiple
     network = cut.network.clone()
     network.reshape({"image": [1, cut.channels, side, side, side]})
-    features = _layer(network, cut.layer).input_value(0)
-    body = openvino.Model([op.result(features)], network.get_parameters(), "body")
+    ends = cut.ends(network)
+    body = openvino.Model([op.result(one) for one in ends], network.get_parameters(), "body")
     each = 4 if compute.precision == "exact" else 2
-    kept = float(each * features.get_partial_shape()[1].get_length())
-    return _SPREAD * each * _alive(body.get_ordered_ops()) / side**3, kept
+    kept = each * sum(math.prod(one.get_shape()) for one in ends)
+    alive = _SPREAD * each * _alive(body.get_ordered_ops())
+    return alive / side**3, kept / side**3
 
 
 def _alive(nodes: list[Any]) -> int:

@@ -155,7 +155,7 @@ def _probabilities(
     tile: _Tile, planes: tuple[int, int], parts: Parts, ages: MeanAge
 ) -> UInt8[np.ndarray, "classes n j k"]:
     first = tile.start[0]
-    part = tile.features[:, planes[0] - first : planes[1] - first]
+    part = tile.features(planes[0] - first, planes[1] - first)
     found = parts.head(part.reshape(len(part), -1)).reshape(-1, *part.shape[1:])
     ages.add(tile.age_weeks, found)
     return found

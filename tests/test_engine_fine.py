@@ -1,0 +1,80 @@
+"""What a layer at full resolution says plane by plane is what it says of the whole image."""
+
+from dataclasses import replace
+
+import numpy as np
+import openvino
+import pytest
+import torch
+
+from fewlabel.conform import GridRule
+from fewlabel.engine import Compute, cpu_engine, in_windows
+from fewlabel.engine_parts import bytes_per_voxel, split
+from fewlabel.engine_stream import stream_engine
+from fewlabel.labels import load_protocol
+from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.unet import UNet
+from tests.test_model_weights import exported
+
+PHANTOM = load_protocol("phantom8")
+EXACT = Compute(threads=1, precision="exact")
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "mirrored"])
+def onnx(request, tmp_path):
+    return written(tmp_path, mirrored=request.param)
+
+
+def written(tmp_path, *, mirrored=False, **shape):
+    torch.manual_seed(0)
+    about = {"channels": [4, 8], "fine": 4, "fine_norm": False, "first": 7} | shape
+    network = UNet({"phantom8": 9}, **about).eval()
+    for weight in network.parameters():  # as they begin, layers say next to nothing
+        torch.nn.init.normal_(weight, std=0.5)
+    whole = Mirrored(network, {"phantom8": PHANTOM.mirrored()}) if mirrored else network
+    return exported(tmp_path / "m", whole.eval(), tmp_path).onnx
+
+
+def answers(engine, size):
+    image = np.random.default_rng(1).random((1, *size), dtype=np.float32)
+    found = engine.run(image).shares
+    return found if isinstance(found, np.ndarray) else np.stack([found[n] for n in range(9)])
+
+
+@pytest.mark.parametrize("planes", [8, 32, 36, 60, 96])
+def test_planes_of_a_window_agree_with_the_whole(onnx, planes):
+    size = (planes, 16, 12)
+    rule = GridRule(spacing_mm=1, multiple=4, field_mm=size)
+
+    found = answers(stream_engine(onnx, "phantom8", rule, EXACT), size)
+
+    expected = answers(cpu_engine(onnx, "phantom8", size, EXACT), size)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert expected.std() > 20  # there is something to tell
+
+
+def test_so_it_is_in_windows(onnx):
+    size, window = (48, 24, 12), (40, 16, 12)
+    rule = GridRule(spacing_mm=1, multiple=4, field_mm=size, window=window)
+
+    found = answers(stream_engine(onnx, "phantom8", rule, EXACT), size)
+
+    single = cpu_engine(onnx, "phantom8", window, EXACT)
+    expected = answers(replace(single, run=in_windows(single.run, window)), size)
+    assert np.abs(found.astype(int) - expected).max() <= 2  # means of rounded answers
+
+
+def test_only_maps_at_half_the_resolution_are_kept(onnx):
+    cut = split(openvino.Core(), onnx, "phantom8")
+
+    assert cut.fine.reach == 1
+    assert {coarse.mirrored for coarse in cut.fine.coarse} <= {False, True}
+    assert len({coarse.mirrored for coarse in cut.fine.coarse}) == len(cut.fine.coarse)
+    _, kept = bytes_per_voxel(cut, EXACT, 4)
+    assert kept == len(cut.fine.coarse) * 4 * 4 / 8
+
+
+@pytest.mark.parametrize("shape", [{"fine": 0, "first": 3}, {"fine_norm": True}])
+def test_a_layer_with_a_norm_needs_the_whole_image(tmp_path, shape):
+    assert split(openvino.Core(), written(tmp_path, **shape), "phantom8").fine is None
