@@ -9,7 +9,8 @@ import torch
 
 from fewlabel.conform import GridRule
 from fewlabel.engine import Compute, cpu_engine, in_windows
-from fewlabel.engine_parts import bytes_per_voxel, split
+from fewlabel.engine_memory import bytes_per_voxel
+from fewlabel.engine_parts import split
 from fewlabel.engine_stream import stream_engine
 from fewlabel.labels import load_protocol
 from fewlabel.nets.mirror import Mirrored
@@ -71,8 +72,7 @@ def test_only_maps_at_half_the_resolution_are_kept(onnx):
     assert cut.fine.reach == 1
     assert {coarse.mirrored for coarse in cut.fine.coarse} <= {False, True}
     assert len({coarse.mirrored for coarse in cut.fine.coarse}) == len(cut.fine.coarse)
-    _, kept = bytes_per_voxel(cut, EXACT, 4)
-    assert kept == len(cut.fine.coarse) * 4 * 4 / 8
+    assert bytes_per_voxel(cut, EXACT, 4).kept == len(cut.fine.coarse) * 4 * 4 / 8
 
 
 @pytest.mark.parametrize("shape", [{"fine": 0, "first": 3}, {"fine_norm": True}])

@@ -15,7 +15,8 @@ from jaxtyping import Float32, Shaped
 Maps = Shaped[np.ndarray, "_ _ _ _"]
 """Channels and three axes of space."""
 
-_PLANES = 32
+PLANES = 32
+"""Computed at once, if the window has so many."""
 _VOXEL_WISE = {"PRelu", "Relu", "Add", "Multiply", "Convert"}
 
 
@@ -129,7 +130,7 @@ def fine_model(
     import openvino
     from openvino import opset13 as op
 
-    size = (min(_PLANES, window[0]), *window[1:])
+    size = (min(PLANES, window[0]), *window[1:])
     image = network.input("image")
     shapes = {image: [1, image.get_partial_shape()[1], *size]}
     nodes = {node.get_friendly_name(): node for node in network.get_ops()}

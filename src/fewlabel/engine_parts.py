@@ -1,6 +1,5 @@
 """A network in parts: what needs a whole image, and last layers, for a few voxels at a time."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,8 @@ from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_mode
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 
-_SPREAD = 1.5
-"""What OpenVINO takes over what must be alive at the same time, as measured."""
 _AT_ONCE_BYTES = 64e6
-_IN_PLACE = {"Add", "Multiply", "Subtract", "PRelu", "Relu", "Convert", "Identity", "MVN"}
+
 
 Features = Callable[[int, int], Maps]
 """From the first plane and that after the last to what the last layer looks at there."""
@@ -201,54 +198,3 @@ def _head(cut: Cut, kind: type) -> tuple[Any, int, int]:
 
 def _layer(network: Any, name: str) -> Any:
     return next(node for node in network.get_ops() if node.get_friendly_name() == name)
-
-
-def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> tuple[float, float]:
-    """What the body takes at its peak for each voxel of its input, and what it leaves.
-
-    Args:
-        cut: The network.
-        compute: Its precision.
-        multiple: What sizes must be divisible by.
-    """
-    import openvino
-    from openvino import opset13 as op
-
-    side = 2 * multiple
-    network = cut.network.clone()
-    network.reshape({"image": [1, cut.channels, side, side, side]})
-    ends = cut.ends(network)
-    body = openvino.Model([op.result(one) for one in ends], network.get_parameters(), "body")
-    each = 4 if compute.precision == "exact" else 2
-    kept = each * sum(math.prod(one.get_shape()) for one in ends)
-    alive = _SPREAD * each * _alive(body.get_ordered_ops())
-    return alive / side**3, kept / side**3
-
-
-def _alive(nodes: list[Any]) -> int:
-    """The most numbers that must be kept at the same time when nodes are computed in turn."""
-    owner: dict[Any, Any] = {}
-    size: dict[Any, int] = {}
-    born: dict[Any, int] = {}
-    dies: dict[Any, int] = {}
-    for n, node in enumerate(nodes):
-        sources = [_name(source) for source in node.input_values()]
-        for source in sources:
-            dies[owner.get(source, source)] = n
-        if node.get_type_name() == "Constant":
-            continue
-        for output in node.outputs():
-            name, length = _name(output), math.prod(output.get_shape())
-            same = [s for s in sources if size.get(owner.get(s, s)) == length]
-            if same and node.get_type_name() in _IN_PLACE:
-                owner[name] = owner.get(same[0], same[0])
-            else:
-                size[name], born[name], dies[name] = length, n, n
-    return max(
-        sum(length for name, length in size.items() if born[name] <= n <= dies[name])
-        for n in range(len(nodes))
-    )
-
-
-def _name(output: Any) -> tuple[str, int]:
-    return output.get_node().get_friendly_name(), output.get_index()

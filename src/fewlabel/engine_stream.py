@@ -2,7 +2,8 @@
 
 A network's last layer turns each voxel's features into logits, alone. So only features are
 computed for a whole image, and logits and probabilities for a few voxels at a time: memory does not
-grow with the number of classes, and answers are those of the whole network.
+grow with the number of classes, and answers are those of the whole network. Features at twice the
+resolution of all other layers are computed a few planes at a time, too.
 """
 
 import math
@@ -26,17 +27,12 @@ from fewlabel.engine import (
     cpu_engine,
     in_windows,
 )
-from fewlabel.engine_parts import Features, Parts, bytes_per_voxel, compiled_parts, split
-from fewlabel.errors import ConfigError
+from fewlabel.engine_memory import SHARES_PART, fitting_window
+from fewlabel.engine_parts import Features, Parts, compiled_parts, split
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.shares import Index, Shares, index
 
-_BASE_BYTES, _VOXEL_BYTES = 400e6, 6
-"""What a process takes without a network: programs; and for each voxel of the field scan, image
-and results."""
 _AT_ONCE_BYTES = 64e6
-_SHARES_PART = 0.08
-"""Part of the limit that probabilities may take before they go to disk."""
 
 
 def stream_engine(
@@ -65,9 +61,9 @@ def stream_engine(
             return engine
         return replace(engine, run=in_windows(engine.run, rule.seen), window=rule.seen)
     limit = math.inf if compute.max_memory_gb is None else compute.max_memory_gb * 1e9
-    window = _fitting(rule, bytes_per_voxel(found, compute, rule.multiple), limit)
+    window = fitting_window(rule, found, compute, limit)
     parts = compiled_parts(core, found, window, compute, alone=window == rule.field)
-    kept = limit * _SHARES_PART
+    kept = limit * SHARES_PART
 
     def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
         shares, ages = Shares(parts.n_classes, index(image.shape[1:]), kept), MeanAge()
@@ -159,45 +155,3 @@ def _probabilities(
     found = parts.head(part.reshape(len(part), -1)).reshape(-1, *part.shape[1:])
     ages.add(tile.age_weeks, found)
     return found
-
-
-def _fitting(rule: GridRule, each: tuple[float, float], limit: float) -> Index:
-    """The window of the rule, or the largest of smaller ones whose work fits the limit."""
-    window = rule.seen
-    base = _BASE_BYTES + _VOXEL_BYTES * math.prod(rule.field)
-    room = limit * (1 - _SHARES_PART) - base if limit < math.inf else limit
-    while (needed := _bytes(rule.field, window, each)) > room:
-        smaller = _smaller(rule.field, window, rule.multiple)
-        if not smaller:
-            least_gb = (needed + base) / (1 - _SHARES_PART) / 1e9
-            raise ConfigError(
-                f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
-                f" {least_gb:.2g} GB at least.",
-                fix="raise --max-memory.",
-            )
-        window = min(smaller, key=lambda one: _bytes(rule.field, one, each))
-    return window
-
-
-def _smaller(field: Index, window: Index, multiple: int) -> list[Index]:
-    """Windows of which the field takes one more along an axis; none thin if there are others.
-
-    They overlap just as much as they must: half of 384 voxels would take three windows, 224 two.
-    """
-    found = []
-    for axis, (whole, length) in enumerate(zip(field, window, strict=True)):
-        more = len(tile_starts(whole, length, OVERLAP)) + 1
-        least = whole / (more - (more - 1) * OVERLAP)
-        less = min(math.ceil(least / multiple) * multiple, length - multiple)
-        if less >= 2 * multiple:
-            found.append(index(tuple(less if n == axis else m for n, m in enumerate(window))))
-    thick = [one for one in found if min(one) >= 4 * multiple]
-    return thick or found
-
-
-def _bytes(field: Index, window: Index, each: tuple[float, float]) -> float:
-    """What the network takes in one window, and the features of all that are kept meanwhile."""
-    rows, *across = (len(tile_starts(*pair, OVERLAP)) for pair in zip(field, window, strict=True))
-    kept = min(rows, 2) * math.prod(across)
-    body, features = each
-    return (body + features * (kept if kept > 1 else 0)) * math.prod(window)

@@ -1,0 +1,148 @@
+"""What a network on the CPU takes, and how large a window a limit of memory allows."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fewlabel.conform import GridRule
+from fewlabel.engine import OVERLAP, Compute
+from fewlabel.engine_fine import PLANES, fine_model
+from fewlabel.engine_parts import Cut
+from fewlabel.errors import ConfigError
+from fewlabel.patches import tile_starts
+from fewlabel.shares import Index, index
+
+_BASE_BYTES, _VOXEL_BYTES = 400e6, 6
+"""What a process takes without a network: programs; and for each voxel of the field scan, image
+and results."""
+SHARES_PART = 0.08
+"""Part of the limit that probabilities may take before they go to disk."""
+_SPREAD = 1.5
+"""What OpenVINO takes over what must be alive at the same time, as measured."""
+_IN_PLACE = {"Add", "Multiply", "Subtract", "PRelu", "Relu", "Convert", "Identity", "MVN"}
+
+
+@dataclass(frozen=True)
+class BytesPerVoxel:
+    """What a network takes for each voxel of its window.
+
+    Attributes:
+        body: At its peak, by what needs a whole image.
+        kept: By what that leaves.
+        fine: At its peak, by what is computed for `engine_fine.PLANES` planes at a time.
+        fine_kept: By what that leaves.
+    """
+
+    body: float
+    kept: float
+    fine: float = 0.0
+    fine_kept: float = 0.0
+
+
+def fitting_window(rule: GridRule, cut: Cut, compute: Compute, limit: float) -> Index:
+    """The window of the rule, or the largest of smaller ones whose work fits the limit.
+
+    Raises:
+        ConfigError: If the limit is too low for the smallest.
+    """
+    window, each = rule.seen, bytes_per_voxel(cut, compute, rule.multiple)
+    base = _BASE_BYTES + _VOXEL_BYTES * math.prod(rule.field)
+    room = limit * (1 - SHARES_PART) - base if limit < math.inf else limit
+    while (needed := _bytes(rule.field, window, each)) > room:
+        smaller = _smaller(rule.field, window, rule.multiple)
+        if not smaller:
+            least_gb = (needed + base) / (1 - SHARES_PART) / 1e9
+            raise ConfigError(
+                f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
+                f" {least_gb:.2g} GB at least.",
+                fix="raise --max-memory.",
+            )
+        window = min(smaller, key=lambda one: _bytes(rule.field, one, each))
+    return window
+
+
+def _smaller(field: Index, window: Index, multiple: int) -> list[Index]:
+    """Windows of which the field takes one more along an axis; none thin if there are others.
+
+    They overlap just as much as they must: half of 384 voxels would take three windows, 224 two.
+    """
+    found = []
+    for axis, (whole, length) in enumerate(zip(field, window, strict=True)):
+        more = len(tile_starts(whole, length, OVERLAP)) + 1
+        least = whole / (more - (more - 1) * OVERLAP)
+        less = min(math.ceil(least / multiple) * multiple, length - multiple)
+        if less >= 2 * multiple:
+            found.append(index(tuple(less if n == axis else m for n, m in enumerate(window))))
+    thick = [one for one in found if min(one) >= 4 * multiple]
+    return thick or found
+
+
+def _bytes(field: Index, window: Index, each: BytesPerVoxel) -> float:
+    """What the network takes in one window, and what is kept of all others meanwhile."""
+    rows, *across = (len(tile_starts(*pair, OVERLAP)) for pair in zip(field, window, strict=True))
+    tiles = min(rows, 2) * math.prod(across)
+    planes = math.prod((min(PLANES, window[0]), *window[1:]))
+    whole = each.body + each.kept * (tiles if tiles > 1 else 0)
+    return whole * math.prod(window) + (each.fine + each.fine_kept * tiles) * planes
+
+
+def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> BytesPerVoxel:
+    """What to expect of a network.
+
+    Args:
+        cut: The network.
+        compute: Its precision.
+        multiple: What sizes must be divisible by.
+    """
+    import openvino
+    from openvino import opset13 as op
+
+    side = 2 * multiple
+    each = 4 if compute.precision == "exact" else 2
+
+    def needed(ends: list[Any], model: Any) -> tuple[float, float]:
+        kept = float(each * sum(math.prod(one.get_shape()) for one in ends))
+        return _SPREAD * each * _alive(model.get_ordered_ops()), kept
+
+    network = cut.network.clone()
+    network.reshape({"image": [1, cut.channels, side, side, side]})
+    ends = cut.ends(network)
+    body = openvino.Model([op.result(one) for one in ends], network.get_parameters(), "body")
+    found = [n / side**3 for n in needed(ends, body)]
+    if cut.fine is None:
+        return BytesPerVoxel(*found)
+    network = cut.network.clone()
+    window = (PLANES, side, side)
+    fine, _ = fine_model(network, cut.features(network), cut.fine, window, np.float16)
+    return BytesPerVoxel(*found, *(n / math.prod(window) for n in needed(fine.outputs, fine)))
+
+
+def _alive(nodes: list[Any]) -> int:
+    """The most numbers that must be kept at the same time when nodes are computed in turn."""
+    owner: dict[Any, Any] = {}
+    size: dict[Any, int] = {}
+    born: dict[Any, int] = {}
+    dies: dict[Any, int] = {}
+    for n, node in enumerate(nodes):
+        sources = [_name(source) for source in node.input_values()]
+        for source in sources:
+            dies[owner.get(source, source)] = n
+        if node.get_type_name() == "Constant":
+            continue
+        for output in node.outputs():
+            name, length = _name(output), math.prod(output.get_shape())
+            same = [s for s in sources if size.get(owner.get(s, s)) == length]
+            if same and node.get_type_name() in _IN_PLACE:
+                owner[name] = owner.get(same[0], same[0])
+            else:
+                size[name], born[name], dies[name] = length, n, n
+    return max(
+        sum(length for name, length in size.items() if born[name] <= n <= dies[name])
+        for n in range(len(nodes))
+    )
+
+
+def _name(output: Any) -> tuple[str, int]:
+    return output.get_node().get_friendly_name(), output.get_index()
