@@ -22,7 +22,8 @@ from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_mode
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 
-_AT_ONCE_BYTES = 64e6
+_AT_ONCE_BYTES = 4e6
+"""Of logits and what is made of them; more does not fit a processor's own memory."""
 
 
 Features = Callable[[int, int], Maps]
@@ -139,7 +140,7 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     compiled = core.compile_model(
         openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
     )
-    head, n_classes, voxels = _head(cut, kind)
+    head, n_classes, voxels = _head(core, cut, kind)
     request = compiled.create_infer_request()
     per_voxel = core.compile_model(head, "CPU", settings).create_infer_request()
     planes = _planes(core, cut, window, kind, settings)
@@ -155,12 +156,12 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
 
     def run_head(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
         shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
-        chunk = np.zeros((1, len(some), 1, 1, voxels), dtype=kind)
+        chunk = np.zeros((1, len(some), voxels), dtype=kind)
         for begin in range(0, some.shape[1], voxels):
             here = some[:, begin : begin + voxels]
-            chunk[0, :, 0, 0, : here.shape[1]] = here
+            chunk[0, :, : here.shape[1]] = here
             per_voxel.infer([chunk], share_inputs=True)
-            answer = per_voxel.get_output_tensor(0).data[0, :, 0, 0]
+            answer = per_voxel.get_output_tensor(0).data[0]
             shares[:, begin : begin + voxels] = answer[:, : here.shape[1]]
         return shares
 
@@ -180,20 +181,39 @@ def _planes(
     return FinePlanes(request, cut.fine, length)
 
 
-def _head(cut: Cut, kind: type) -> tuple[Any, int, int]:
-    """The last layer and the softmax for so many voxels; the number of classes; of voxels."""
+def _head(core: Any, cut: Cut, kind: type) -> tuple[Any, int, int]:
+    """The last layer and the softmax for so many voxels; the number of classes; of voxels.
+
+    As a product of matrices: features stay in the order in which they come.
+    """
+    from openvino import opset13 as op
+
+    weight, added = _affine(core, cut)
+    n_classes, channels = weight.shape
+    voxels = max(1024, int(_AT_ONCE_BYTES / 12 / n_classes))
+    features = op.parameter([1, channels, voxels], np.dtype(kind), name="features")
+    product = op.matmul(op.constant(weight), op.convert(features, "f32"), False, False)
+    logits = op.add(product, op.constant(added[:, None])).output(0)
+    return with_shares(cut.network.clone(), logits, [features]), n_classes, voxels
+
+
+def _affine(
+    core: Any, cut: Cut
+) -> tuple[Float32[np.ndarray, "classes channels"], Float32[np.ndarray, "classes"]]:
+    """The weights of the last layer, and what it says of features that are all 0."""
+    import openvino
     from openvino import opset13 as op
 
     network = cut.network.clone()
     layer = _layer(network, cut.layer)
-    n_classes, channels = list(layer.input_value(1).get_partial_shape())[:2]
-    voxels = max(1024, int(_AT_ONCE_BYTES / 12 / n_classes.get_length()))
-    shape = [1, channels.get_length(), 1, 1, voxels]
-    features = op.parameter(shape, np.dtype(kind), name="features")
-    layer.input(0).replace_source_output(op.convert(features, "f32").output(0))
-    logits = cut.logits(network)
-    model = with_shares(network, logits, [features])
-    return model, n_classes.get_length(), voxels
+    channels = layer.input_value(1).get_partial_shape()[1].get_length()
+    nothing = op.parameter([1, channels, 1, 1, 1], np.float32)
+    layer.input(0).replace_source_output(nothing.output(0))
+    ends = [op.result(one) for one in (layer.input_value(1), cut.logits(network))]
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    asked = core.compile_model(openvino.Model(ends, [nothing], "last"), "CPU", exact)
+    weight, added = asked([np.zeros((1, channels, 1, 1, 1), np.float32)]).to_tuple()
+    return weight.reshape(-1, channels).copy(), added.ravel().copy()
 
 
 def _layer(network: Any, name: str) -> Any:
