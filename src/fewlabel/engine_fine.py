@@ -5,6 +5,7 @@ others but their neighbors. Its features of a whole image, eight times as many v
 else in the network, are never all in memory.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ Maps = Shaped[np.ndarray, "_ _ _ _"]
 """Channels and three axes of space."""
 
 PLANES = 32
-"""Computed at once, if the window has so many."""
+"""Computed at once, at most."""
 _VOXEL_WISE = {"PRelu", "Relu", "Add", "Multiply", "Convert"}
 
 
@@ -44,6 +45,23 @@ class Fine:
 
     coarse: tuple[Coarse, ...]
     reach: int
+
+    @property
+    def halo(self) -> int:
+        """Planes of a part that hold only where the window ends: an even number."""
+        return self.reach + self.reach % 2
+
+    def length(self, planes: int) -> int:
+        """How many to compute at once, so that parts of equal length cover a window.
+
+        >>> Fine((), reach=1).length(160), Fine((), reach=1).length(16)
+        (30, 16)
+        """
+        rims = 2 * self.halo
+        if planes <= PLANES:
+            return planes
+        parts = math.ceil((planes - rims) / (PLANES - rims))
+        return 2 * math.ceil(((planes - rims) / parts + rims) / 2)
 
 
 def fine_part(features: Any) -> Fine | None:
@@ -130,7 +148,7 @@ def fine_model(
     import openvino
     from openvino import opset13 as op
 
-    size = (min(PLANES, window[0]), *window[1:])
+    size = (fine.length(window[0]), *window[1:])
     image = network.input("image")
     shapes = {image: [1, image.get_partial_shape()[1], *size]}
     nodes = {node.get_friendly_name(): node for node in network.get_ops()}
@@ -167,7 +185,7 @@ class FinePlanes:
 
         The maps are those of the next call then.
         """
-        size, halo = image.shape[1], self.fine.reach + self.fine.reach % 2
+        size, halo = image.shape[1], self.fine.halo
         first = max(0, min(begin - begin % 2 - halo, size - self.length))
         parts = [image[None, :, first : first + self.length]]
         for one, maps in zip(self.fine.coarse, coarse, strict=True):
