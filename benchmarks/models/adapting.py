@@ -43,7 +43,8 @@ def main() -> None:
     ask.add_argument("--note", default="")
     ask.add_argument("data", nargs="+", help="FOLDER[:DESC]")
     asked = ask.parse_args()
-    model, table = find_model(asked.model), []
+    model = find_model(asked.model)
+    table = RESULTS / f"adapting_{model.card.name}.csv"
     if asked.plain:
         model = replace(model, card=model.card.model_copy(update={"offsets": {}}))
     segmenter = Segmenter(model, Compute())
@@ -66,9 +67,8 @@ def main() -> None:
                    "draws": asked.draws, "dice_before": f"{before:.4f}",
                    "dice_after": f"{after:.4f}", "least_gain": f"{min(gains):.4f}",
                    "most_gain": f"{max(gains):.4f}"}  # fmt: skip
-            table.append(about | row)
+            add_rows(table, [about | row])
             print(*row.values(), flush=True)
-    add_rows(RESULTS / f"adapting_{segmenter.model.card.name}.csv", table)
 
 
 if __name__ == "__main__":
