@@ -18,6 +18,8 @@ Maps = Shaped[np.ndarray, "_ _ _ _"]
 
 PLANES = 32
 """Computed at once, at most."""
+_FARTHEST = 4
+"""Reach beyond which too many planes would be computed twice."""
 _VOXEL_WISE = {"PRelu", "Relu", "Add", "Multiply", "Convert"}
 
 
@@ -75,7 +77,7 @@ def fine_part(features: Any) -> Fine | None:
     """
     found: dict[str, bool] = {}
     reach = _walk(features, False, found)
-    if reach is None or not found:
+    if reach is None or reach > _FARTHEST or not found:
         return None
     return Fine(tuple(Coarse(*one) for one in sorted(found.items())), reach)
 
