@@ -1,6 +1,7 @@
 """The network on the CPU, and with torch."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +150,16 @@ class TestWithTorch:
             pytest.skip("this machine has a GPU")
         with pytest.raises(ConfigError, match="torch finds no GPU"):
             torch_engine(small, "x", 1, Compute(device="cuda"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells of each thread")
+def test_no_thread_is_tied_to_a_core(onnx):
+    """Those of two processes would be tied to the same core, and each take twice the time."""
+    cpu_engine(onnx, "bands", (8, 8, 8), Compute(threads=1)).run(np.zeros((1, 8, 8, 8), np.float32))
+
+    allowed = set()
+    for status in Path("/proc/self/task").glob("*/status"):
+        allowed |= {
+            row for row in status.read_text().splitlines() if row.startswith("Cpus_allowed:")
+        }
+    assert len(allowed) == 1

@@ -196,8 +196,11 @@ def age_in(request: Any) -> float:
 
 
 def cpu_settings(compute: Compute) -> dict[str, Any]:
-    """What OpenVINO is told when it compiles a network that shall answer soon."""
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    """What OpenVINO is told when it compiles a network that shall answer soon.
+
+    Its threads are not tied to cores: those of two processes would be tied to the same ones.
+    """
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     if compute.threads:
         settings["INFERENCE_NUM_THREADS"] = compute.threads
     if compute.precision == "exact":

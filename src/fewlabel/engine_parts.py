@@ -210,7 +210,7 @@ def _affine(
     nothing = op.parameter([1, channels, 1, 1, 1], np.float32)
     layer.input(0).replace_source_output(nothing.output(0))
     ends = [op.result(one) for one in (layer.input_value(1), cut.logits(network))]
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    exact = cpu_settings(Compute(threads=1, precision="exact"))
     asked = core.compile_model(openvino.Model(ends, [nothing], "last"), "CPU", exact)
     weight, added = asked([np.zeros((1, channels, 1, 1, 1), np.float32)]).to_tuple()
     return weight.reshape(-1, channels).copy(), added.ravel().copy()

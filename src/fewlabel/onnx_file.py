@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int8
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from fewlabel.engine import AGE
+from fewlabel.engine import AGE, Compute, cpu_settings
 
 Bits = Literal[8, 16]
 
@@ -138,10 +138,8 @@ def differences(
     """
     import openvino
 
-    core = openvino.Core()
-    compiled = core.compile_model(
-        core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    core, settings = openvino.Core(), cpu_settings(Compute(precision="exact"))
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", settings)
     by_onnx = by_rounding = largest = 0.0
     for image in images:
         found = compiled([image.numpy()])
