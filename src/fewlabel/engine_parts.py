@@ -29,6 +29,8 @@ _AT_ONCE_BYTES = 4e6
 Features = Callable[[int, int], Maps]
 """From the first plane and that after the last to what the last layer looks at there."""
 
+Head = Callable[[Shaped[np.ndarray, "c voxels"]], UInt8[np.ndarray, "classes voxels"]]
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -43,7 +45,7 @@ class Parts:
     """
 
     body: Callable[[Float32[np.ndarray, "channels i j k"]], tuple[Features, float | None]]
-    head: Callable[[Shaped[np.ndarray, "c voxels"]], UInt8[np.ndarray, "classes voxels"]]
+    head: Head
     n_classes: int
     means: str
 
@@ -140,9 +142,8 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     compiled = core.compile_model(
         openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
     )
-    head, n_classes, voxels = _head(core, cut, kind)
     request = compiled.create_infer_request()
-    per_voxel = core.compile_model(head, "CPU", settings).create_infer_request()
+    head, n_classes = _head(core, cut, kind, settings)
     planes = _planes(core, cut, window, kind, settings)
 
     def run_body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
@@ -154,20 +155,9 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
             return FineFeatures(planes, image, found), age
         return lambda begin, end: found[0][:, begin:end], age
 
-    def run_head(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
-        shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
-        chunk = np.zeros((1, len(some), voxels), dtype=kind)
-        for begin in range(0, some.shape[1], voxels):
-            here = some[:, begin : begin + voxels]
-            chunk[0, :, : here.shape[1]] = here
-            per_voxel.infer([chunk], share_inputs=True)
-            answer = per_voxel.get_output_tensor(0).data[0]
-            shares[:, begin : begin + voxels] = answer[:, : here.shape[1]]
-        return shares
-
     precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     version = openvino.__version__.split("-")[0]
-    return Parts(run_body, run_head, n_classes, f"OpenVINO {version}, {precision}")
+    return Parts(run_body, head, n_classes, f"OpenVINO {version}, {precision}")
 
 
 def _planes(
@@ -181,8 +171,8 @@ def _planes(
     return FinePlanes(request, cut.fine, length)
 
 
-def _head(core: Any, cut: Cut, kind: type) -> tuple[Any, int, int]:
-    """The last layer and the softmax for so many voxels; the number of classes; of voxels.
+def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[Head, int]:
+    """The last layer and the softmax, and the number of classes.
 
     As a product of matrices: features stay in the order in which they come.
     """
@@ -194,7 +184,21 @@ def _head(core: Any, cut: Cut, kind: type) -> tuple[Any, int, int]:
     features = op.parameter([1, channels, voxels], np.dtype(kind), name="features")
     product = op.matmul(op.constant(weight), op.convert(features, "f32"), False, False)
     logits = op.add(product, op.constant(added[:, None])).output(0)
-    return with_shares(cut.network.clone(), logits, [features]), n_classes, voxels
+    model = with_shares(cut.network, logits, [features])
+    per_voxel = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
+        shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
+        chunk: np.ndarray = np.zeros((1, len(some), voxels), dtype=kind)
+        for begin in range(0, some.shape[1], voxels):
+            here = some[:, begin : begin + voxels]
+            chunk[0, :, : here.shape[1]] = here
+            per_voxel.infer([chunk], share_inputs=True)
+            answer = per_voxel.get_output_tensor(0).data[0]
+            shares[:, begin : begin + voxels] = answer[:, : here.shape[1]]
+        return shares
+
+    return run, n_classes
 
 
 def _affine(
