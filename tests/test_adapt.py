@@ -1,4 +1,4 @@
-"""Offsets that make a model draw as somebody else does."""
+"""Offsets and slopes that make a model draw as somebody else does."""
 
 import json
 
@@ -11,9 +11,9 @@ from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
 from fewlabel.io import write_labels
 from fewlabel.model import read_model
-from fewlabel.offsets import fit
 from fewlabel.segmenter import Segmenter
 from fewlabel.show import adapted_as_lines
+from fewlabel.style_fit import fit
 from fewlabel.volume import Scan
 from fewlabel.warp_io import write_scan
 from tests.band_model import band_model, box_grid
@@ -21,6 +21,7 @@ from tests.commands import command
 
 ONE = Compute(threads=1, precision="exact")  # its logits are coarse in 16 bits, where there are any
 DRAWN = {"Right-Lump": 1.2, "Ball": -0.6}
+HIGHER = {"Right-Lump": (0.0, 0.0, 0.6)}
 BANDS_TSV = "index\tname\n7\tBall\n46\tRight-Lump\n24\tCSF\n"
 
 
@@ -29,18 +30,18 @@ def ramp(seed):
     grid = box_grid()
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
     place = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - (0, 10, 20)
-    bright = np.clip(1000 * (1 - np.linalg.norm(place, axis=-1) / (70 + 3 * seed)), 0, None)
+    bright = np.clip(1000 * (1 - np.linalg.norm(place, axis=-1) / (40 + 2 * seed)), 0, None)
     rng = np.random.default_rng(seed)
     return Scan((bright + rng.uniform(0, 20, grid.shape)).astype(np.float32), grid)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A model, and three people whose scans somebody has drawn who sees more lump than it."""
+    """A model, and three people drawn by somebody who sees more lump than it, and higher."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "bands.tsv").write_text(BANDS_TSV)
     model = band_model(folder / "plain")
-    drawer = Segmenter(band_model(folder / "other", offsets=DRAWN), ONE)
+    drawer = Segmenter(band_model(folder / "other", offsets=DRAWN, slopes=HIGHER), ONE)
     cases = []
     for n in range(3):
         scan, place = ramp(n), folder / f"sub-{n}_T1w.nii.gz"
@@ -59,6 +60,7 @@ def test_a_model_learns_to_draw_as_somebody_else_does(study):
     assert np.mean(list(found.before.values())) < 0.96
     assert np.mean(list(found.after.values())) > 0.98
     assert found.offsets["Right-Lump"] - found.offsets["Ball"] == pytest.approx(1.8, abs=0.5)
+    assert found.slopes["Right-Lump"][2] > 0.2
 
 
 def test_each_person_is_scored_with_offsets_that_others_have_chosen(study, monkeypatch):
@@ -123,6 +125,8 @@ def test_the_command_writes_a_model_folder_that_segments_so(study, tmp_path, cap
     lump = mine.card.protocol.class_of("Right-Lump")
     before, after = (Segmenter(m, ONE)(ramp(0)).labels.data == lump for m in (model, mine))
     assert after.sum() > 1.05 * before.sum()
+    told = json.loads((out / "model.json").read_text())
+    assert told["slopes"]["Right-Lump"][2] > 0.2
 
 
 def test_offsets_add_up_when_a_model_is_adapted_again(study, tmp_path):
@@ -157,16 +161,17 @@ def test_cases_of_test_choose_nothing(study, tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
-def test_offsets_of_structures_that_a_model_does_not_draw_are_refused(study, tmp_path):
+@pytest.mark.parametrize(("what", "value"), [("offsets", 1.0), ("slopes", [0.0, 0.0, 1.0])])
+def test_a_structure_that_a_model_does_not_draw_is_refused(study, tmp_path, what, value):
     model, _ = study
     card = json.loads((model.folder / "model.json").read_text())
-    card["offsets"] = {"Vermis": 1.0}
+    card[what] = {"Vermis": value}
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(model.onnx.read_bytes())
     (folder / "model.json").write_text(json.dumps(card))
 
-    with pytest.raises(Exception, match=r"`offsets` names Vermis, which the model does not draw"):
+    with pytest.raises(Exception, match=rf"`{what}` names Vermis, which the model does not draw"):
         read_model(folder)
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.models.adapting [--model adult-aseg32] [--plain] [--people 1 3 5]
         [--draws 3] ../shared/data/malc ../shared/data/oasis-trt:dktaseg
 
-For each data set: so many of its people, drawn at random, choose the offsets (`fewlabel adapt`);
-all others are scored as the model was and with the offsets, on the network's own grid. With
-`--plain` the model begins without the offsets that it ships with. Rows go to
+For each data set: so many of its people, drawn at random, choose offsets and slopes (`fewlabel
+adapt`); all others are scored as the model was and with those, on the network's own grid. With
+`--plain` the model begins without those that it ships with. Rows go to
 benchmarks/results/adapting_MODEL.csv.
 """
 
@@ -20,18 +20,19 @@ from benchmarks.common import RESULTS, add_rows, provenance
 from fewlabel.adapt import look_at, pairs_of
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
+from fewlabel.evidence import Evidence
 from fewlabel.model import find_model
-from fewlabel.offsets import Evidence, fit
 from fewlabel.segmenter import Segmenter
+from fewlabel.style import Style
+from fewlabel.style_fit import fit
 
 
 def worth(found: list[Evidence], chosen: set[str], pairs: list[tuple[int, ...]]) -> list[float]:
-    """Dice of all others before, and after with the offsets that the chosen ones give."""
+    """Dice of all others before, and after with what the chosen ones give."""
     ours = [one for one in found if one.person in chosen]
     others = [one for one in found if one.person not in chosen]
-    offsets = fit(ours, pairs)
-    nothing = np.zeros_like(offsets)
-    return [statistics.fmean(one.dice(which) for one in others) for which in (nothing, offsets)]
+    styles = Style.plain(len(found[0].meaning)), fit(ours, pairs)
+    return [statistics.fmean(one.dice(style) for one in others) for style in styles]
 
 
 def main() -> None:
@@ -39,14 +40,16 @@ def main() -> None:
     ask.add_argument("--model", default="adult-aseg32")
     ask.add_argument("--people", type=int, nargs="+", default=[1, 3, 5])
     ask.add_argument("--draws", type=int, default=3)
-    ask.add_argument("--plain", action="store_true", help="without the model's own offsets")
+    ask.add_argument(
+        "--plain", action="store_true", help="without the model's own offsets and slopes"
+    )
     ask.add_argument("--note", default="")
     ask.add_argument("data", nargs="+", help="FOLDER[:DESC]")
     asked = ask.parse_args()
     model = find_model(asked.model)
     table = RESULTS / f"adapting_{model.card.name}.csv"
     if asked.plain:
-        model = replace(model, card=model.card.model_copy(update={"offsets": {}}))
+        model = replace(model, card=model.card.model_copy(update={"offsets": {}, "slopes": {}}))
     segmenter = Segmenter(model, Compute())
     about = provenance(asked.note)
     for source in asked.data:

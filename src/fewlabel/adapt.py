@@ -1,14 +1,15 @@
-"""Adapting a model to how somebody draws: an offset for the logit of each structure.
+"""Adapting a model to how somebody draws: an offset and a slope for the logit of each structure.
 
-Two protocols that both know an amygdala may draw one twice as large as the other, and a network
-that learned from synthetic images is now and then more willing to call something amygdala in real
-ones. A few labeled scans are enough to see that, and to make good for it: no weight of the network
-moves, nothing but the readiness to say one thing rather than another. It takes seconds a scan on a
-CPU, and how well it does is measured on people whose scans did not choose the offsets.
+Two protocols that both know an amygdala may draw one twice as large as the other, or end it
+elsewhere; and a network that learned from synthetic images is now and then more willing to call
+something amygdala in real ones. A few labeled scans are enough to see that, and to make good for
+it: no weight of the network moves, nothing but the readiness to say one thing rather than another.
+It takes a minute or two on a CPU, and how well it does is measured on people whose scans chose
+nothing.
 
 Source: shifting logits for classes that are more or less common than in training goes back to
-Saerens 2002 (doi 10.1162/089976602753284446). Departs from it: offsets are chosen for the mean
-Dice, by coordinate ascent.
+Saerens 2002 (doi 10.1162/089976602753284446). Departs from it: they are chosen for the mean Dice,
+and may depend on the place.
 """
 
 import statistics
@@ -17,23 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float32, Int16
 
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import labels_on
-from fewlabel.engine import Compute, Offsets
+from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
+from fewlabel.evidence import Evidence, evidence_of
 from fewlabel.grid import Grid
 from fewlabel.io import read_labels
-from fewlabel.labels import UNLABELED, LabelProtocol, other_side, shared_protocol
+from fewlabel.labels import LabelProtocol, other_side, shared_protocol
 from fewlabel.modalities import Images, read_images
 from fewlabel.model import REGISTRATION, ModelFolder, write_model
-from fewlabel.offsets import Evidence, Pair, counted, fit
 from fewlabel.segmenter import Segmenter
+from fewlabel.style import Style
+from fewlabel.style_fit import Pair, fit
 from fewlabel.volume import LabelMap
 
-_SETTLED = 250
-"""Of 255: a class that has such a share stays the most likely one, whatever the offsets."""
+_LEAST = 0.005
+"""What is smaller is written as nothing."""
 _MOST_FOLDS = 5
 
 Watch = Callable[[str], None]
@@ -41,17 +44,19 @@ Watch = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Adapted:
-    """Offsets, and what they are worth.
+    """Offsets and slopes, and what they are worth.
 
     Attributes:
         offsets: By structure; those of the model before are counted in.
+        slopes: The same, in logits per cm to the right, to the front and up.
         before: Mean Dice of each person's scans as the model was.
-        after: The same with offsets that were chosen without that person; empty if there is
-            one person only.
-        chosen_on: The same with the offsets, on the scans that chose them.
+        after: The same with what was chosen without that person; empty if there is one person
+            only.
+        chosen_on: The same with what was chosen, on the scans that chose it.
     """
 
     offsets: Mapping[str, float]
+    slopes: Mapping[str, tuple[float, float, float]]
     before: Mapping[str, float]
     after: Mapping[str, float]
     chosen_on: Mapping[str, float]
@@ -70,10 +75,10 @@ def adapt(
     compute: Compute | None = None,
     watch: Watch = lambda _: None,
 ) -> Adapted:
-    """Choose offsets on labeled scans.
+    """Choose offsets and slopes on labeled scans.
 
-    Left and right share an offset; a structure that nobody has drawn keeps its own. People are
-    left out in turn, five at the most, to tell what offsets are worth that others have chosen.
+    Left and right are mirror images; a structure that nobody has drawn keeps its own. People are
+    left out in turn, five at the most, to tell what is worth that others have chosen.
 
     Args:
         model: What to adapt.
@@ -92,14 +97,25 @@ def adapt(
         found.append(look_at(segmenter, case))
     pairs = pairs_of(own, found)
     people = list(dict.fromkeys(one.person for one in found))
-    watch(f"{len(found)} scans of {len(people)} people: choosing offsets")
-    nothing = np.zeros(own.n_classes, dtype=np.float32)
-    offsets = fit(found, pairs)
+    watch(f"{len(found)} scans of {len(people)} people: choosing offsets and slopes")
+    style = fit(found, pairs)
     after = _left_out(found, people, pairs, watch) if len(people) > 1 else {}
-    total = offsets + (0 if model.card.class_offsets is None else model.card.class_offsets)
-    named = {label.name: round(float(value), 2)
-             for label, value in zip(own.labels, total[1:], strict=True) if value}  # fmt: skip
-    return Adapted(named, _by_person(found, nothing), after, _by_person(found, offsets))
+    offsets = model.card.style.offsets + style.offsets
+    slopes = model.card.style.slopes + style.slopes
+    return Adapted(
+        {name: round(float(value), 2) for name, value in zip(own.names, offsets[1:], strict=True)
+         if abs(value) >= _LEAST},
+        {name: _rounded(rise) for name, rise in zip(own.names, slopes[1:], strict=True)
+         if np.abs(rise).max() >= _LEAST},
+        _by_person(found, Style.plain(own.n_classes)),
+        after,
+        _by_person(found, style),
+    )  # fmt: skip
+
+
+def _rounded(slope: Float32[np.ndarray, "3"]) -> tuple[float, float, float]:
+    right, front, up = (round(float(value), 2) for value in slope)
+    return right, front, up
 
 
 def _usable(model: ModelFolder, cases: Sequence[Case]) -> list[Case]:
@@ -119,17 +135,17 @@ def _usable(model: ModelFolder, cases: Sequence[Case]) -> list[Case]:
 def _left_out(
     found: Sequence[Evidence], people: Sequence[str], pairs: Sequence[Pair], watch: Watch
 ) -> dict[str, float]:
-    """Mean Dice of each person under offsets that were chosen without them."""
+    """Mean Dice of each person under what was chosen without them."""
     after: dict[str, float] = {}
     for left_out in _folds(people):
-        watch(f"choosing them without {', '.join(left_out)}")
+        watch(f"choosing without {', '.join(left_out)}")
         others = fit([one for one in found if one.person not in left_out], pairs)
         after |= _by_person([one for one in found if one.person in left_out], others)
     return after
 
 
 def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
-    """Write the model with its offsets to a folder of its own.
+    """Write the model with its offsets and slopes to a folder of its own.
 
     What `quality.json` says of results, and what was measured, holds for the model as it was, so
     both are left behind.
@@ -141,6 +157,7 @@ def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
     changes = {
         "name": out.resolve().name.lower(),
         "offsets": dict(found.offsets),
+        "slopes": dict(found.slopes),
         "measured": (),
         "provenance": model.card.provenance | {"offsets chosen on": origin},
     }
@@ -154,10 +171,10 @@ def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
     )
 
 
-def _by_person(found: Sequence[Evidence], offsets: Offsets) -> dict[str, float]:
+def _by_person(found: Sequence[Evidence], style: Style) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
     for one in found:
-        scores.setdefault(one.person, []).append(one.dice(offsets))
+        scores.setdefault(one.person, []).append(one.dice(style))
     return {person: statistics.fmean(values) for person, values in scores.items()}
 
 
@@ -167,7 +184,7 @@ def _folds(people: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[Pair]:
-    """Classes that share an offset: left and right of what is drawn in any of the scans."""
+    """Classes that are mirror images: left and right of what is drawn in any of the scans."""
     drawn = np.any([one.meaning > 0 for one in found], axis=0)
     number = {name: n for n, name in enumerate(protocol.names, start=1)}
     both = ({n, number.get(other_side(name) or name, n)} for name, n in number.items() if drawn[n])
@@ -205,19 +222,14 @@ def look_at(segmenter: Segmenter, case: Case) -> Evidence:
     labels = read_labels(case.labels, drawn).to(shared)
     moved = placed.affine @ np.linalg.inv(native.affine) @ labels.grid.affine
     there = LabelMap(labels.data, Grid(labels.grid.shape, moved), shared)
-    truth = labels_on(there, seen.field).data.ravel()
-    if not (truth > 0).any():
+    truth = labels_on(there, seen.field)
+    if not (truth.data > 0).any():
         raise CohortError(
             f"The labels of {case.id} hold no structure where {model.card.name} looks.",
             fix="leave the case out, or check that labels and scan lie in the same place.",
         )
     meaning = _meaning(model.card.protocol, shared)
-    shares = np.stack([share.ravel() for share in seen.shares])
-    sure, looked = shares.max(axis=0) >= _SETTLED, truth != UNLABELED
-    said = meaning[shares[:, sure & looked].argmax(axis=0)]
-    counts = counted(said, truth[sure & looked], shared.n_classes)
-    doubt = looked & ~sure
-    return Evidence(case.person, shares[:, doubt], truth[doubt], meaning, counts)
+    return evidence_of(case.person, seen.shares, seen.field, truth, meaning)
 
 
 def _meaning(own: LabelProtocol, shared: LabelProtocol) -> Int16[np.ndarray, "classes"]:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from jaxtyping import Float32
 from pydantic import Field, StringConstraints, model_validator
 
 from fewlabel.conform import GridRule
 from fewlabel.labels import LabelProtocol
 from fewlabel.settings import Settings
 from fewlabel.slices import SliceRule
+from fewlabel.style import Offsets, Style
 
 Modality = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 """How the name of a BIDS image ends, such as T1w."""
@@ -133,6 +133,8 @@ class ModelCard(Settings):
     """Settings of `nets.register.RegistrationNet`, if such a network is in the folder."""
     offsets: dict[str, float] = Field(default_factory=dict)
     """Added to the logits of structures before the most likely one is taken; see `adapt`."""
+    slopes: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
+    """The same for each cm to the right, to the front and up from the structure's center."""
     provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
     """How it was trained: recipe, data, seed, steps, commit."""
     measured: tuple[Measured, ...] = ()
@@ -147,9 +149,11 @@ class ModelCard(Settings):
             self.intensity != "robust_scale" or isinstance(self.grid, SliceRule)
         ):
             raise ValueError("`any_modality` needs a field and `robust_scale`: 0 is darkest there")
-        unknown = [name for name in self.offsets if name not in self.protocol.names]
-        if unknown:
-            raise ValueError(f"`offsets` names {', '.join(unknown)}, which the model does not draw")
+        for what, told in (("offsets", self.offsets), ("slopes", self.slopes)):
+            unknown = [name for name in told if name not in self.protocol.names]
+            if unknown:
+                known = ", ".join(unknown)
+                raise ValueError(f"`{what}` names {known}, which the model does not draw")
         return self
 
     @property
@@ -163,12 +167,18 @@ class ModelCard(Settings):
         return self.heads[self.head]
 
     @property
-    def class_offsets(self) -> Float32[np.ndarray, "classes"] | None:
+    def style(self) -> Style:
+        """How it is changed to draw as somebody does: offsets and slopes of each class."""
+        names = self.protocol.names
+        offsets = [0.0, *(self.offsets.get(name, 0.0) for name in names)]
+        slopes = [(0.0, 0.0, 0.0), *(self.slopes.get(name, (0.0, 0.0, 0.0)) for name in names)]
+        return Style(np.array(offsets, dtype=np.float32), np.array(slopes, dtype=np.float32))
+
+    @property
+    def class_offsets(self) -> Offsets | None:
         """What is added to the logit of each class, background first; None: nothing."""
-        if not any(self.offsets.values()):
-            return None
-        told = [0.0, *(self.offsets.get(name, 0.0) for name in self.protocol.names)]
-        return np.array(told, dtype=np.float32)
+        offsets = self.style.offsets
+        return offsets if offsets.any() else None
 
     @property
     def looks_at(self) -> tuple[str, ...]:

@@ -163,11 +163,11 @@ def adapt(
     threads: int | None = None,
     max_memory: float | None = None,
 ) -> None:
-    """Adapt a model to how your labels are drawn, on a few labeled scans and in seconds each.
+    """Adapt a model to how your labels are drawn, on a few labeled scans and in a minute or two.
 
-    No weights are trained: each structure gets an offset that makes it larger or smaller where
-    the network is in doubt. People are left out in turn to tell what that is worth; if it is
-    worth nothing, no model is written.
+    No weights are trained: each structure gets an offset, which makes it larger or smaller where
+    the network is in doubt, and a slope, which moves it. People are left out in turn to tell what
+    that is worth; if it is worth nothing, no model is written.
 
     Args:
         cohort: Manifest of labeled scans, as `fewlabel cohort` writes it.
@@ -196,7 +196,7 @@ def adapt(
     )
     for line in adapted_as_lines(found):
         print(line)
-    if not found.offsets or (found.gain is not None and found.gain <= 0):
+    if not (found.offsets or found.slopes) or (found.gain is not None and found.gain <= 0):
         print(f"Not written: these labels give no reason to change {before.card.name}.")
         sys.exit(1)
     print(write_adapted(before, found, out).as_text())

@@ -15,6 +15,7 @@ from fewlabel.errors import ModelFolderError
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.settings import Settings, check_settings
 from fewlabel.shares import Shares
+from fewlabel.style import Offsets
 
 Index = tuple[int, int, int]
 
@@ -38,8 +39,6 @@ class Answer:
     age_weeks: float | None = None
 
 
-Offsets = Float32[np.ndarray, "classes"]
-"""What is added to the logit of each class, background first."""
 Run = Callable[[Float32[np.ndarray, "channels i j k"]], Answer]
 
 

@@ -10,7 +10,6 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from fewlabel.engine import (
     Compute,
-    Offsets,
     age_in,
     ages_of,
     channels_of,
@@ -21,6 +20,7 @@ from fewlabel.engine import (
 from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
+from fewlabel.style import Offsets
 
 _AT_ONCE_BYTES = 4e6
 """Of logits and what is made of them; more does not fit a processor's own memory."""

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fewlabel.engine import Compute, Offsets, last_line, logits_of, with_shares
+from fewlabel.engine import Compute, last_line, logits_of, with_shares
 from fewlabel.errors import ModelFolderError
 from fewlabel.grid import Grid
 from fewlabel.slices import SliceRule, Volumes, stray_regions, three_slices
+from fewlabel.style import Offsets
 
 Shares = UInt8[np.ndarray, "classes i j k"]
 

@@ -23,7 +23,6 @@ from fewlabel.engine import (
     Compute,
     Engine,
     MeanAge,
-    Offsets,
     cpu_engine,
     in_windows,
 )
@@ -31,6 +30,7 @@ from fewlabel.engine_memory import SHARES_PART, fitting_window
 from fewlabel.engine_parts import Features, Parts, compiled_parts, split
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.shares import Index, Shares, index
+from fewlabel.style import Offsets
 
 _AT_ONCE_BYTES = 64e6
 

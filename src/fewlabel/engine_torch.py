@@ -5,8 +5,9 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from fewlabel.engine import AGE, Answer, Compute, Engine, Offsets
+from fewlabel.engine import AGE, Answer, Compute, Engine
 from fewlabel.errors import ConfigError
+from fewlabel.style import Offsets
 
 
 def torch_engine(

@@ -31,6 +31,7 @@ from fewlabel.quality import Quality, judge
 from fewlabel.results import ResultPaths
 from fewlabel.shares import Shares
 from fewlabel.slices import SliceRule, prepare
+from fewlabel.style import lean
 from fewlabel.traits import Traits, measure_traits
 from fewlabel.version import VERSION
 from fewlabel.volume import LabelMap, Scan
@@ -159,8 +160,13 @@ class Segmenter:
             with watch.stage("register"):
                 placed = _in_mni(placed)
         if isinstance(engine, SliceEngine):
-            return _in_slices(placed, card, engine, watch), _first(placed).grid
-        return _in_fields(placed, card, engine, watch), _first(placed).grid
+            seen = _in_slices(placed, card, engine, watch)
+        else:
+            seen = _in_fields(placed, card, engine, watch)
+        if card.slopes:
+            with watch.stage("restore"):
+                lean(seen.shares, card.style.slopes, seen.field)
+        return seen, _first(placed).grid
 
     def _record(
         self, engine: str, seen: "Seen", watch: "Watch", quality: Quality

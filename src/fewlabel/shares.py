@@ -9,12 +9,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import IO
 
 import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 
 Index = tuple[int, int, int]
+_Cut = tuple[slice, ...]
+_PLANES = 8
+"""So many are changed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,37 @@ class _Part:
     def end(self) -> Index:
         i, j, k = (a + n for a, n in zip(self.start, self.shape, strict=True))
         return i, j, k
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of one class.
+
+    Attributes:
+        number: Of the class.
+        start: Its first voxel.
+        values: From 0 to 255; they may be changed in place.
+    """
+
+    number: int
+    start: Index
+    values: UInt8[np.ndarray, "i j k"]
+
+    @property
+    def end(self) -> Index:
+        """One past its last voxel."""
+        i, j, k = (a + n for a, n in zip(self.start, self.values.shape, strict=True))
+        return i, j, k
+
+    def within(self, low: np.ndarray, high: np.ndarray) -> tuple[_Cut, _Cut]:
+        """What lies from voxel `low` to before `high`: in the values, and in an array of those."""
+        first = np.maximum(self.start, low)
+        last = np.maximum(np.minimum(self.end, high), first)
+        own, common = (
+            _between(list(index(first)), list(index(last)), index(origin))
+            for origin in (np.array(self.start), low)
+        )
+        return own, common
 
 
 class Shares:
@@ -118,6 +153,24 @@ class Shares:
             whole[self._gone[::step, ::step, ::step]] = 0 if number else 255
         return whole
 
+    def slabs(self) -> Iterator[list[Piece]]:
+        """All classes in some planes at a time; what is changed in their values is kept."""
+        every_part = [
+            (part.start[0], n, part) for n, parts in enumerate(self._parts) for part in parts
+        ]
+        for _, some in groupby(sorted(every_part, key=lambda one: one[:2]), key=lambda one: one[0]):
+            parts = [(number, part) for _, number, part in some]
+            pieces = [Piece(n, part.start, self._changeable(part)) for n, part in parts]
+            yield pieces
+            for piece, (_, part) in zip(pieces, parts, strict=True):
+                if self._file is not None and not isinstance(part.values, np.ndarray):
+                    self._file.seek(part.values)
+                    self._file.write(piece.values.tobytes())
+
+    def _changeable(self, part: _Part) -> UInt8[np.ndarray, "i j k"]:
+        values = self._values(part)
+        return values if values.flags.writeable else values.copy()
+
     def _keep(self, number: int, start: Index, values: UInt8[np.ndarray, "i j k"]) -> None:
         i, j, k = values.shape
         kept: np.ndarray | int
@@ -152,6 +205,16 @@ def every(
     return (share[::step, ::step, ::step] for share in shares)
 
 
+def slabs(shares: UInt8[np.ndarray, "classes i j k"] | Shares) -> Iterator[list[Piece]]:
+    """All classes in some planes at a time; what is changed in their values is kept."""
+    if isinstance(shares, Shares):
+        yield from shares.slabs()
+        return
+    for first in range(0, shares.shape[1], _PLANES):
+        some = shares[:, first : first + _PLANES]
+        yield [Piece(number, (first, 0, 0), values) for number, values in enumerate(some)]
+
+
 def box_of(share: np.ndarray, least: float) -> Int16[np.ndarray, "2 3"] | None:
     """First and one past the last voxel along each axis where `share` reaches `least`."""
     rows = share.reshape(len(share), -1).max(axis=1) >= least
@@ -175,5 +238,5 @@ def index(voxel: np.ndarray | tuple[int, ...]) -> Index:
     return i, j, k
 
 
-def _between(low: list[int], high: list[int], start: Index) -> tuple[slice, ...]:
+def _between(low: list[int], high: list[int], start: Index) -> _Cut:
     return tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))

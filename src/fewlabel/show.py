@@ -171,13 +171,13 @@ def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapted_as_lines(found: "Adapted") -> Iterator[str]:
-    """For people: what the offsets are worth, and which they are."""
+    """For people: what offsets and slopes are worth, and which they are."""
     before, chosen = (fmean(part.values()) for part in (found.before, found.chosen_on))
     n = len(found.before)
     if found.gain is None:
         yield (
             f"Mean Dice {before:.3f} before and {chosen:.3f} after, on the one person whose scans"
-            " chose the offsets: what they are worth for others cannot be told."
+            " chose: what that is worth for others cannot be told."
         )
     else:
         spread = [found.after[person] - value for person, value in found.before.items()]
@@ -187,3 +187,6 @@ def adapted_as_lines(found: "Adapted") -> Iterator[str]:
         )
     most = sorted(found.offsets.items(), key=lambda item: -abs(item[1]))
     yield "Offsets: " + (", ".join(f"{name} {value:+.1f}" for name, value in most) or "none")
+    steepest = sorted(found.slopes.items(), key=lambda item: -max(map(abs, item[1])))
+    told = (f"{name} {right:+.1f} {front:+.1f} {up:+.1f}" for name, (right, front, up) in steepest)
+    yield "Slopes per cm to the right, front and up: " + (", ".join(told) or "none")

@@ -128,7 +128,10 @@ def _of_model(model: ModelFolder) -> Source:
 
 
 def _with_offsets(weights: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
-    """The card's offsets as part of the last layer, whose outputs they are added to."""
+    """The card's offsets as part of the last layer, whose outputs they are added to.
+
+    Its slopes are left behind: a layer that does not know where a structure is cannot have them.
+    """
     if card.class_offsets is not None:
         name = f"{last_layer(card.head)}.bias"
         weights[name] = weights[name] + torch.from_numpy(card.class_offsets)
