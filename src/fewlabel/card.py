@@ -1,5 +1,6 @@
 """What `model.json` says: the card of a model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -90,6 +91,15 @@ class AgeCard(Settings):
         return f"told from {self.low_weeks:.4g} to {self.high_weeks:.4g} weeks; 90 % error {off}"
 
 
+class Contrast(Settings):
+    """What is brighter than what in the images that a network knows best."""
+
+    brighter: tuple[str, ...] = Field(min_length=1)
+    """Structures, such as white matter."""
+    darker: tuple[str, ...] = Field(min_length=1)
+    """Structures, such as the cortex."""
+
+
 class Measured(Settings):
     """One result of a model, and on what."""
 
@@ -135,6 +145,8 @@ class ModelCard(Settings):
     """Added to the logits of structures before the most likely one is taken; see `adapt`."""
     slopes: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     """The same for each cm to the right, to the front and up from the structure's center."""
+    contrast: Contrast | None = None
+    """A scan that shows the opposite is looked at once more with bright and dark exchanged."""
     provenance: dict[str, str | int | float | None] = Field(default_factory=dict)
     """How it was trained: recipe, data, seed, steps, commit."""
     measured: tuple[Measured, ...] = ()
@@ -149,7 +161,15 @@ class ModelCard(Settings):
             self.intensity != "robust_scale" or isinstance(self.grid, SliceRule)
         ):
             raise ValueError("`any_modality` needs a field and `robust_scale`: 0 is darkest there")
-        for what, told in (("offsets", self.offsets), ("slopes", self.slopes)):
+        contrast = () if self.contrast is None else self.contrast.brighter + self.contrast.darker
+        if contrast and (len(self.modalities) > 1 or self.intensity != "robust_scale"):
+            raise ValueError("`contrast` needs one modality and `robust_scale`: from 0 to 1")
+        told_of: dict[str, Iterable[str]] = {
+            "offsets": self.offsets,
+            "slopes": self.slopes,
+            "contrast": contrast,
+        }
+        for what, told in told_of.items():
             unknown = [name for name in told if name not in self.protocol.names]
             if unknown:
                 known = ", ".join(unknown)

@@ -136,6 +136,7 @@ def card_of(
         modalities=export.modalities,
         any_modality=export.any_modality,
         age=AgeCard(low_weeks=ages[0], high_weeks=ages[1]) if ages else None,
+        contrast=export.contrast,
         network=dict(export.settings) if choice.with_weights and export.settings else None,
         registration=dict(export.registrar.settings) if export.registrar else None,
         provenance=_provenance(plan, stage, choice),

@@ -14,10 +14,11 @@ from fewlabel.engine import Compute
 from fewlabel.errors import ConfigError
 from fewlabel.field import bright_mm
 from fewlabel.io import read_scan
+from fewlabel.look import Watch
 from fewlabel.modalities import Images
 from fewlabel.model import DEFAULT, ModelFolder, find_model, list_models
 from fewlabel.people import UNKNOWN, Age, age_of
-from fewlabel.segmenter import Segmenter, Watch
+from fewlabel.segmenter import Segmenter
 from fewlabel.volume import Scan
 
 Range = tuple[float, float]

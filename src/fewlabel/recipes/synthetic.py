@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewlabel.card import Contrast
 from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.finer import begin_finer
@@ -76,6 +77,8 @@ class Config(Settings):
     mirror: bool = False
     """Whether the exported network averages over the image and its mirror image: better, and
     twice the time."""
+    contrast: Contrast | None = None
+    """For the model's card: what is brighter than what in most images that are painted."""
     channels: tuple[int, ...] = (16, 32, 64, 128, 160)
     fine: int = Field(default=0, ge=0)
     """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`.
@@ -245,4 +248,5 @@ def exports(config: Config, networks: Networks) -> Export:
         description=config.description,
         input=config.input,
         settings=None if config.mirror else _shape(config),
+        contrast=config.contrast,
     )

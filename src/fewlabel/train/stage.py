@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from fewlabel.card import Contrast
 from fewlabel.conform import GridRule
 from fewlabel.labels import LabelProtocol
 from fewlabel.slices import SliceRule
@@ -126,6 +127,7 @@ class Export:
         any_modality: Some of them may be missing; such a channel is zero everywhere.
         ages_weeks: Youngest and oldest that it was trained on, if `network` tells the age: then
             its output holds "age_weeks", shape (b,), beside the logits.
+        contrast: What is brighter than what in most of what it was trained on.
     """
 
     network: nn.Module
@@ -141,3 +143,4 @@ class Export:
     modalities: tuple[str, ...] = ("T1w",)
     any_modality: bool = False
     ages_weeks: tuple[float, float] | None = None
+    contrast: Contrast | None = None
