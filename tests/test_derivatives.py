@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fewlabel.cohort_tables import write_volumes
 from fewlabel.derivatives import (
     Choice,
     Job,
@@ -11,7 +12,6 @@ from fewlabel.derivatives import (
     plan,
     remove_drafts,
     sort_out,
-    write_volumes,
 )
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError

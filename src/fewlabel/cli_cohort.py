@@ -153,7 +153,7 @@ def segment_cohort(
 
 def _tell_volumes(folder: Path) -> int:
     """Write the table of volumes, say so, and how many results have warnings."""
-    from fewlabel.derivatives import VOLUMES, write_volumes
+    from fewlabel.cohort_tables import VOLUMES, write_volumes
 
     table = write_volumes(folder)
     said = f", {table.doubtful} with warnings" if table.doubtful else ""
@@ -226,7 +226,7 @@ def _is_tenth(done: int, total: int) -> bool:
 
 
 def _write_failures(folder: Path, data: Path, failed: "list[Told]") -> None:
-    from fewlabel.derivatives import FAILURES, write_table
+    from fewlabel.cohort_tables import FAILURES, write_table
 
     rows = [
         {

@@ -2,19 +2,17 @@
 
 OUT/dataset_description.json              what made them, with the model's hash
 OUT/sub-01/ses-2/anat/sub-01_ses-2_...    the five files of each scan (`fewlabel.results`)
-OUT/volumes.tsv                           a line a scan: warnings, mm3 of every structure
-OUT/failures.tsv                          a line a scan of the last run that failed, with the reason
+OUT/volumes.tsv, OUT/failures.tsv         one table each for all (`fewlabel.cohort_tables`)
 """
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from fewlabel.cohort_tables import FAILURES, VOLUMES, read_json
 from fewlabel.datasets.bids import images_of, sessions_of
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
@@ -25,7 +23,6 @@ from fewlabel.version import VERSION
 from fewlabel.whole import write_text
 
 DESCRIPTION, IGNORED = "dataset_description.json", ".bidsignore"
-VOLUMES, FAILURES = "volumes.tsv", "failures.tsv"
 _NOT_BIDS = ("*_volumes.tsv", "*_qc.png", VOLUMES, FAILURES)
 _BIDS_VERSION = "1.10.0"
 
@@ -171,7 +168,7 @@ def open_derivatives(
         OutputError: If it holds something else.
     """
     described = _description(data, model, compute)
-    before = _read_json(out / DESCRIPTION)
+    before = read_json(out / DESCRIPTION)
     if before is None and out.is_dir() and any(out.iterdir()):
         raise OutputError(
             f"{out} exists and holds no derivatives of fewlabel: it has no {DESCRIPTION} by it.",
@@ -196,72 +193,8 @@ def remove_drafts(paths: ResultPaths) -> None:
                 draft.unlink()
 
 
-class Written(NamedTuple):
-    """How many scans are in the table of volumes, and how many of them have warnings."""
-
-    scans: int
-    doubtful: int
-
-
-def write_volumes(out: Path) -> Written:
-    """One table of all finished scans in a folder of derivatives.
-
-    The column `warnings` counts those of the record. Models that tell the age at scan add a
-    column `age_weeks`.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    rows: list[dict[str, str]] = []
-    for record in sorted(out.glob("sub-*/**/*_dseg.json")):
-        table = record.with_name(record.name.replace("_dseg.json", "_volumes.tsv"))
-        if not table.exists():
-            continue
-        lines = table.read_text(encoding="utf-8").splitlines()[1:]
-        volumes = dict(line.split("\t") for line in lines)
-        rows.append({**_who(record), **volumes})
-    columns = dict.fromkeys(name for row in rows for name in row)
-    first = ("participant_id", "session_id", "scan", "warnings")
-    write_table(out / VOLUMES, [*first, *(c for c in columns if c not in first)], rows)
-    return Written(len(rows), sum(row["warnings"] != "0" for row in rows))
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """A table of BIDS: tabs, n/a for what is missing; whole or not at all.
-
-    Raises:
-        OutputError: If it cannot be written.
-    """
-    text = StringIO()
-    table = csv.DictWriter(text, columns, restval="n/a", delimiter="\t", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def _person(data: Path, scan: Path) -> str:
     return scan.relative_to(data).parts[0].removeprefix("sub-")
-
-
-def _who(record: Path) -> dict[str, str]:
-    found = _read_json(record) or {}
-    parts = dict(part.partition("-")[::2] for part in record.name.split("_")[:-1])
-    session = parts.get("ses", "")
-    return {
-        "participant_id": f"sub-{parts.get('sub', '')}",
-        "session_id": f"ses-{session}" if session else "n/a",
-        "scan": str(found.get("scan", record.name)),
-        "warnings": str(len(found.get("warnings", ()))),
-        **_age(found.get("age")),
-    }
-
-
-def _age(found: Any) -> dict[str, str]:
-    """What a record says of the age that the network told."""
-    if not isinstance(found, dict):
-        return {}
-    weeks = found.get("weeks")
-    return {"age_weeks": "n/a" if weeks is None else f"{weeks:.2f}"}
 
 
 def _description(data: Path, model: ModelFolder, compute: Compute) -> dict[str, Any]:
@@ -298,11 +231,3 @@ def _words(generator: tuple[str, str] | None) -> str:
     assert generator is not None
     sha256, about = generator
     return f"{about} ({sha256[:12]})" if sha256 else about
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

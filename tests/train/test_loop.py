@@ -8,8 +8,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.train import OptimizerConfig, Run, Stage, Turn, Workplace, train
 from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.history import History
-from fewlabel.train.loop import batch_number
-from fewlabel.train.ranks import Alone
+from fewlabel.train.ranks import Alone, batch_number
 from tests.train import tiny
 
 SGD = OptimizerConfig(kind="sgd", learning_rate=0.1, momentum=0.0, clip=1e9)

@@ -27,7 +27,7 @@ from fewlabel.train.checkpoint import (
 )
 from fewlabel.train.cpu import thin_in_32_bits
 from fewlabel.train.history import History
-from fewlabel.train.ranks import Ranks
+from fewlabel.train.ranks import batch_number
 from fewlabel.train.run import Progress, Run
 from fewlabel.train.stage import Networks, Stage
 from fewlabel.train.weights import (
@@ -74,19 +74,6 @@ def train(stages: Iterable[Stage], run: Run) -> Networks:
         finished.add(stage.name)
         _seed_all(run.seed, f"after {stage.name}", 0)  # for networks that the recipe makes next
     return networks
-
-
-def batch_number(step: int, part: int, accumulate: int, ranks: Ranks) -> int:
-    """Number of the batch that a rank draws for one part of a step.
-
-    Numbers are dealt so that two ranks see together what one rank sees with twice the
-    accumulation.
-
-    >>> from fewlabel.train.ranks import Alone
-    >>> [batch_number(step=1, part=n, accumulate=2, ranks=Alone()) for n in range(2)]
-    [2, 3]
-    """
-    return (step * accumulate + part) * ranks.world + ranks.rank
 
 
 class _StageRun:
