@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fewlabel.card import ModelCard
-from fewlabel.shares import every
+from fewlabel.shares import every, thinned
 from fewlabel.style import Probabilities
 
 _STEP = 3
@@ -32,16 +32,18 @@ def is_exchanged(
     """
     assert card.contrast is not None
     thin = image[::_STEP, ::_STEP, ::_STEP]
-    likely = {
-        name: thin[share >= _LIKELY]
-        for name, share in zip(card.protocol.names, list(every(shares, _STEP))[1:], strict=True)
-        if name in (*card.contrast.brighter, *card.contrast.darker)
-    }
-    brighter = np.concatenate([likely[name] for name in card.contrast.brighter])
-    darker = np.concatenate([likely[name] for name in card.contrast.darker])
+    brighter, darker = (
+        np.concatenate([thin[_likely(shares, card.protocol.class_of(name))] for name in names])
+        for names in (card.contrast.brighter, card.contrast.darker)
+    )
     if not len(brighter) or not len(darker):
         return False
     return bool(np.median(brighter) < np.median(darker))
+
+
+def _likely(shares: Probabilities, number: int) -> Bool[np.ndarray, "a b c"]:
+    found: np.ndarray = thinned(shares, number, _STEP) >= _LIKELY
+    return found
 
 
 def exchanged(

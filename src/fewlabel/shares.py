@@ -196,13 +196,21 @@ class Shares:
             self._file.close()  # type: ignore[union-attr]
 
 
+def thinned(
+    shares: UInt8[np.ndarray, "classes i j k"] | Shares, number: int, step: int
+) -> UInt8[np.ndarray, "a b c"]:
+    """One class at every second, third, ... voxel along each axis."""
+    if isinstance(shares, Shares):
+        return shares.thin(number, step)
+    share: np.ndarray = shares[number, ::step, ::step, ::step]
+    return share
+
+
 def every(
     shares: UInt8[np.ndarray, "classes i j k"] | Shares, step: int
 ) -> Iterator[UInt8[np.ndarray, "a b c"]]:
     """One class after the other, at every second, third, ... voxel along each axis."""
-    if isinstance(shares, Shares):
-        return (shares.thin(number, step) for number in range(len(shares)))
-    return (share[::step, ::step, ::step] for share in shares)
+    return (thinned(shares, number, step) for number in range(len(shares)))
 
 
 def slabs(shares: UInt8[np.ndarray, "classes i j k"] | Shares) -> Iterator[list[Piece]]:
