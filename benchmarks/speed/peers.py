@@ -116,7 +116,8 @@ def reference(model: ModelFolder, scan: Path) -> np.ndarray:
     exact = Compute(precision="exact")
     segmenter = Segmenter(model, Compute(threads=1))
     engine: Future[Any] = Future()
-    engine.set_result(torch_engine(network_of(model), model.card.head, 1, exact))
+    network, offsets = network_of(model), model.card.class_offsets
+    engine.set_result(torch_engine(network, model.card.head, 1, exact, offsets))
     segmenter._engine = engine
     return segmenter(read_scan(scan)).labels.data
 
