@@ -41,7 +41,7 @@ def fit(found: Sequence[Evidence], pairs: Sequence[Pair]) -> Style:
     cm3 = np.mean([one.cm3 for one in found], axis=0)
     small = [pair for pair in pairs if cm3[list(pair)].max() <= _SMALL_CM3]
     shape = _Shape(len(found[0].meaning), pairs, small)
-    step = -(-sum(len(one.truth) for one in found) // _MOST_VOXELS)
+    step = max(1, -(-sum(len(one.truth) for one in found) // _MOST_VOXELS))
     scans = [_Soft(one.every(step), step) for one in found]
 
     def cost(values: Float64[np.ndarray, "v"]) -> tuple[float, Float64[np.ndarray, "v"]]:
@@ -124,28 +124,34 @@ class _Soft:
             return mean_dice(evidence.counts), *nothing
         logits, free = evidence.logits(style)
         likely = self._softmax(_SHARPER * logits)
-        predicted = np.bincount(self.meaning, likely, self.n + 1)[: self.n]
-        drawn = np.bincount(self.truth, likely * self.known, self.n)
-        alike = np.bincount(self.truth, likely * self.right, self.n)
-        sums = evidence.counts + self.step * np.stack([predicted, drawn, alike])
-        scored = sums[1] > 0
+        dice, rise = self._dice(likely)
+        mean = np.add.reduceat(likely * rise, self.starts)
+        rise = _SHARPER * likely * (rise - np.repeat(mean, self.lengths))
+        by_offset = np.bincount(evidence.number, rise, n_classes)
+        rise *= free
+        by_slope = [np.bincount(evidence.number, rise * far, n_classes)
+                    for far in evidence.from_center_cm]  # fmt: skip
+        return dice, by_offset, np.stack(by_slope, axis=1)
+
+    def _dice(
+        self, likely: Float32[np.ndarray, "entries"]
+    ) -> tuple[float, Float64[np.ndarray, "entries"]]:
+        """Mean Dice of probabilities, and its gradient by each of them."""
+        n = self.n
+        predicted = np.bincount(self.meaning, likely, n + 1)[:n]
+        drawn = np.bincount(self.truth, likely * self.known, n)
+        alike = np.bincount(self.truth, likely * self.right, n)
+        predicted, drawn, alike = self.evidence.counts + self.step * np.stack(
+            [predicted, drawn, alike]
+        )
+        scored = drawn > 0
         scored[0] = False
-        both = np.where(scored, sums[0] + sums[1], 1)
-        by_alike = np.where(scored, 2 / both, 0) / scored.sum()
-        by_size = np.append(np.where(scored, 2 * sums[2] / both**2, 0) / scored.sum(), 0)
+        both = np.where(scored, predicted + drawn, np.inf)
+        by_alike = 2 / both / scored.sum()
+        by_size = np.append(2 * alike / both**2 / scored.sum(), 0)  # of what is unknown: 0
         rise = by_alike[self.truth] * self.right - by_size[self.meaning]
         rise -= by_size[self.truth] * self.known
-        mean = np.add.reduceat(likely * rise, self.starts)
-        rise = self.step * _SHARPER * likely * (rise - np.repeat(mean, self.lengths))
-        of_offsets = np.bincount(evidence.number, rise, n_classes)
-        rise *= free
-        of_slopes = [np.bincount(evidence.number, rise * far, n_classes)
-                     for far in evidence.from_center_cm]  # fmt: skip
-        return (
-            float(np.sum(2 * sums[2] / both * scored) / scored.sum()),
-            of_offsets,
-            np.stack(of_slopes, axis=1),
-        )
+        return float(np.sum(2 * alike / both) / scored.sum()), self.step * rise
 
     def _softmax(self, logits: Float32[np.ndarray, "entries"]) -> Float32[np.ndarray, "entries"]:
         logits -= np.repeat(np.maximum.reduceat(logits, self.starts), self.lengths)
