@@ -82,6 +82,16 @@ def test_probabilities_still_add_up():
     assert np.abs(dense.sum(axis=0, dtype=int) - 255).max() <= 2  # by rounding
 
 
+def test_rounding_up_does_not_turn_a_certain_voxel_into_an_impossible_one():
+    dense = np.zeros((4, 1, 1, 9), dtype=np.uint8)
+    dense[1, ..., 2:] = 255
+    dense[2, ..., 2:], dense[3, ..., 2:] = 1, 1  # 257 in all
+    slopes = np.array([[0, 0, 0], [0, 0, 3.0], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
+    lean(dense, slopes, Grid((1, 1, 9), np.diag([5.0, 5.0, 5.0, 1.0])))
+
+    assert dense[1, 0, 0, -1] == 255
+
+
 def test_right_front_and_up_are_those_of_the_head_however_voxels_are_stored():
     dense = soft_balls()
     slopes = np.array([[0, 0, 0], [1.0, -0.5, 2.0], [0, 0, 0]], dtype=np.float32)

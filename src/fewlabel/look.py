@@ -23,6 +23,8 @@ from fewlabel.style import Probabilities, lean
 from fewlabel.volume import Scan
 
 _MOST_LOOKS = 3
+_CLEARLY_LESS = 0.01
+"""Of probability, on average; the other contrast is usually the better one."""
 
 Scans = Mapping[str, Scan]
 """Images of one head by modality."""
@@ -137,14 +139,14 @@ def _in_fields(scans: Scans, card: ModelCard, engine: Engine, watch: Watch) -> S
 
 
 def _surer(seen: Seen, image: Image, card: ModelCard, engine: Engine, watch: Watch) -> Seen:
-    """Look again with bright and dark exchanged, if they are; what the network is surer of."""
+    """Look again with bright and dark exchanged, if they are, unless that makes it less sure."""
     if card.contrast is None or not is_exchanged(seen.shares, image[0], card):
         return seen
     with watch.stage("network"):
         other = engine.run(exchanged(image, seen.shares[0] < 128))
     with watch.stage("restore"):
         shares = main_body(other.shares)
-        if sureness(shares) <= sureness(seen.shares):
+        if sureness(shares) < sureness(seen.shares) - _CLEARLY_LESS:
             return seen
     return replace(seen, shares=shares, age_weeks=other.age_weeks, exchanged=True)
 

@@ -131,4 +131,5 @@ def _lean_some(pieces: list[Piece], rises: dict[int, _Rise]) -> None:
     for piece in pieces:
         own, common = piece.within(low, high)
         part = piece.values[own]
-        part[...] = np.rint(leaning.get(piece.number, part) * scale[common])
+        share = np.rint(leaning.get(piece.number, part) * scale[common])
+        part[...] = np.minimum(share, 255)  # rounded ones may add up to a little more
