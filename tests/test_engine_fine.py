@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import openvino
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from fewlabel.engine_stream import stream_engine
 from fewlabel.labels import load_protocol
 from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet
+from fewlabel.ov import openvino
 from tests.test_model_weights import exported
 
 PHANTOM = load_protocol("phantom8")

@@ -10,8 +10,7 @@ EPSILON = 1e-5
 
 
 def of_openvino(image, *, steadied):
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     entry = op.parameter(list(image.shape), np.float32)
     axes = op.constant(np.array([2, 3, 4], dtype=np.int64))

@@ -1,11 +1,11 @@
 import copy
 
-import openvino
 import pytest
 import torch
 from torch import nn
 
 from fewlabel.onnx_file import pack, round_weights, to_onnx
+from fewlabel.ov import openvino
 
 
 @pytest.fixture

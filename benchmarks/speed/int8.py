@@ -17,7 +17,6 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-import openvino
 
 from benchmarks.common import RESULTS, add_rows, agreement, provenance
 from fewlabel import intensity
@@ -27,6 +26,7 @@ from fewlabel.datasets import index_folder
 from fewlabel.field import first_look
 from fewlabel.io import read_scan
 from fewlabel.model import ModelFolder, find_model
+from fewlabel.ov import openvino
 
 ROOT = Path(__file__).parents[2]
 FORMS = {

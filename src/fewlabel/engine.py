@@ -133,7 +133,7 @@ def cpu_engine(
     Raises:
         ModelFolderError: If the file is no such network.
     """
-    import openvino
+    from fewlabel.ov import openvino
 
     core = openvino.Core()
     try:
@@ -169,7 +169,7 @@ def logits_of(network: Any, head: str, offsets: Offsets | None = None) -> Any:
     Raises:
         RuntimeError: If there is no such head.
     """
-    from openvino import opset13 as op
+    from fewlabel.ov import op
 
     logits = network.output(f"logits_{head}").get_node().input_value(0)
     if offsets is None:
@@ -269,8 +269,7 @@ def with_shares(
         inputs: Other parameters than those of the network.
         also: Further outputs to give, as they are.
     """
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     scaled = op.multiply(op.softmax(logits, 1), op.constant(np.float32(255)))
     shares = op.convert(op.round(scaled, "half_to_even"), "u8")

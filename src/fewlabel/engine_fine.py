@@ -147,8 +147,7 @@ def fine_model(
         window: Voxels of the images; even.
         kind: Type of the numbers that it is given and gives.
     """
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     size = (fine.length(window[0]), *window[1:])
     image = network.input("image")

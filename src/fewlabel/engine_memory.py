@@ -96,8 +96,7 @@ def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> BytesPerVoxel:
         compute: Its precision.
         multiple: What sizes must be divisible by.
     """
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     side = 2 * multiple
     each = 4 if compute.precision == "exact" else 2

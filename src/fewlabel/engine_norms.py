@@ -33,7 +33,7 @@ def steady(network: Any) -> None:
 
 
 def _corrected(found: Any, size: list[int]) -> Any:
-    from openvino import opset13 as op
+    from fewlabel.ov import op
 
     planes, across = (op.constant(np.array(axes, dtype=np.int64)) for axes in ([2], [3, 4]))
     each, whole = (np.float32(1 / n) for n in (size[0], np.prod(size)))

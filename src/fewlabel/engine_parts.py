@@ -127,8 +127,7 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
         compute: Threads and precision.
         alone: Features of one image are not needed any more when the next one is looked at.
     """
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     kind = np.float32 if compute.precision == "exact" else np.float16
     settings = cpu_settings(compute)
@@ -176,7 +175,7 @@ def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[He
 
     As a product of matrices: features stay in the order in which they come.
     """
-    from openvino import opset13 as op
+    from fewlabel.ov import op
 
     weight, added = _affine(core, cut)
     n_classes, channels = weight.shape
@@ -205,8 +204,7 @@ def _affine(
     core: Any, cut: Cut
 ) -> tuple[Float32[np.ndarray, "classes channels"], Float32[np.ndarray, "classes"]]:
     """The weights of the last layer, and what it says of features that are all 0."""
-    import openvino
-    from openvino import opset13 as op
+    from fewlabel.ov import op, openvino
 
     network = cut.network.clone()
     layer = _layer(network, cut.layer)

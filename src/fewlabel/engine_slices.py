@@ -34,7 +34,7 @@ class SliceEngine:
     def __init__(
         self, onnx: Path, head: str, compute: Compute, offsets: Offsets | None = None
     ) -> None:
-        import openvino
+        from fewlabel.ov import openvino
 
         self._core: Any = openvino.Core()
         try:

@@ -51,7 +51,7 @@ def stream_engine(
         ConfigError: If the limit is too low for the smallest window.
         ModelFolderError: If the file is no such network.
     """
-    import openvino
+    from fewlabel.ov import openvino
 
     core: Any = openvino.Core()
     found = split(core, onnx, head, offsets)

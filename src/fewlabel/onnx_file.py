@@ -136,7 +136,7 @@ def differences(
     Returns:
         Largest difference of ONNX and `rounded`, and of `rounded` and `exact`; largest output.
     """
-    import openvino
+    from fewlabel.ov import openvino
 
     core, settings = openvino.Core(), cpu_settings(Compute(precision="exact"))
     compiled = core.compile_model(core.read_model(content, b""), "CPU", settings)
