@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fewlabel import mni, segmenter
+from fewlabel import look, mni
 from fewlabel.affine import moved
 from fewlabel.cache import Cache
 from fewlabel.conformed import WorkingRule
@@ -74,7 +74,7 @@ def replace_modality(rule):
 def test_a_model_of_mni_space_gives_labels_on_the_voxels_of_the_scan(monkeypatch, tmp_path):
     scan = head_at(phantom(0, 0, spacing_mm=6.0)[0].grid)
     shifted = replace(scan, grid=moved(scan, turn(0, 300.0)).grid)
-    monkeypatch.setattr(segmenter, "onto_mni", lambda _: scan)
+    monkeypatch.setattr(look, "onto_mni", lambda _: scan)
     model = band_model(tmp_path / "mni", spacing_mm=6.0, space="mni-rigid")
     plain = band_model(tmp_path / "plain", spacing_mm=6.0)
 
