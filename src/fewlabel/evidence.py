@@ -29,7 +29,8 @@ class Evidence:
         voxel: Of each entry.
         number: Class of each entry.
         share: Its probability, from 1 to 255.
-        from_center_cm: How far right, front and up of its class's center each entry's voxel is.
+        place_cm: Where each voxel is, right, front and up of the field's first one.
+        center_cm: Where the center of each class is; of one that is nowhere likely, NaN.
         truth: What is drawn at each voxel, in the protocol that both sides share.
         meaning: The class in that protocol of each class of the network; -1 if it cannot say.
         counts: Voxels elsewhere, where the network is sure.
@@ -40,7 +41,8 @@ class Evidence:
     voxel: Int32[np.ndarray, "entries"]
     number: Int16[np.ndarray, "entries"]
     share: UInt8[np.ndarray, "entries"]
-    from_center_cm: Float32[np.ndarray, "3 entries"]
+    place_cm: Float32[np.ndarray, "3 voxels"]
+    center_cm: Float32[np.ndarray, "3 classes"]
     truth: Int16[np.ndarray, "voxels"]
     meaning: Int16[np.ndarray, "classes"]
     counts: Counts
@@ -54,7 +56,7 @@ class Evidence:
         n = self.counts.shape[1]
         if not len(self.voxel):
             return np.zeros((3, n))
-        (logits, _), (starts, lengths) = self.logits(style), self.runs
+        (logits, _), (starts, lengths) = self.logits(style, self.from_center_cm), self.runs
         best = np.repeat(np.maximum.reduceat(logits, starts), lengths)
         entry = np.arange(len(logits), dtype=np.int32)
         first = np.minimum.reduceat(np.where(logits == best, entry, len(entry)), starts)
@@ -69,16 +71,22 @@ class Evidence:
             voxel=self.voxel[kept],
             number=self.number[kept],
             share=self.share[kept],
-            from_center_cm=self.from_center_cm[:, kept],
         )
 
+    @property
+    def from_center_cm(self) -> Float32[np.ndarray, "3 entries"]:
+        """How far right, front and up of its class's center each entry's voxel is; or 0."""
+        far = self.place_cm[:, self.voxel] - self.center_cm[:, self.number]
+        found: np.ndarray = np.nan_to_num(far, copy=False)
+        return found
+
     def logits(
-        self, style: Style
+        self, style: Style, from_center_cm: Float32[np.ndarray, "3 entries"]
     ) -> tuple[Float32[np.ndarray, "entries"], Bool[np.ndarray, "entries"]]:
         """Of each entry under a style, and whether its slope is within the limit."""
         rise = np.zeros(len(self.number), dtype=np.float32)
         if style.slopes.any():
-            for slope, far in zip(style.slopes.T, self.from_center_cm, strict=True):
+            for slope, far in zip(style.slopes.T, from_center_cm, strict=True):
                 rise += slope[self.number] * far
         free = np.abs(rise) < LARGEST_SHIFT
         np.clip(rise, -LARGEST_SHIFT, LARGEST_SHIFT, out=rise)
@@ -120,18 +128,21 @@ def evidence_of(
     looked = drawn != UNLABELED
     sure = looked & (top >= _SETTLED)
     doubt = np.flatnonzero(looked & ~sure)
-    parts = [_entries(share, doubt, center_of(shares, n)) for n, share in enumerate(shares)]
-    voxel, likely, from_center = (
-        np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)
-    )
+    parts = [_entries(share, doubt) for share in shares]
+    voxel, likely = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     number = np.repeat(np.arange(len(parts), dtype=np.int16), [len(part[0]) for part in parts])
     order = np.argsort(voxel, kind="stable")
+    places = np.stack(np.unravel_index(doubt, truth.data.shape)).astype(np.float32)
+    nowhere = np.full(3, np.nan)
+    centers = [center_of(shares, n) for n in range(len(parts))]
+    center = np.stack([nowhere if one is None else one for one in centers], axis=1)
     return Evidence(
         person=person,
         voxel=voxel[order],
         number=number[order],
         share=likely[order],
-        from_center_cm=to_cm @ from_center[:, order],
+        place_cm=to_cm @ places,
+        center_cm=to_cm @ center.astype(np.float32),
         truth=drawn[doubt],
         meaning=meaning,
         counts=counted(meaning[best[sure]], drawn[sure], truth.protocol.n_classes),
@@ -140,21 +151,12 @@ def evidence_of(
 
 
 def _entries(
-    share: UInt8[np.ndarray, "i j k"],
-    doubt: Int64[np.ndarray, "voxels"],
-    center: Float64[np.ndarray, "3"] | None,
-) -> tuple[
-    Int32[np.ndarray, "entries"], UInt8[np.ndarray, "entries"], Float32[np.ndarray, "3 entries"]
-]:
-    """Of one class: numbers of voxels in doubt that may be it, its share, how far off in voxels."""
+    share: UInt8[np.ndarray, "i j k"], doubt: Int64[np.ndarray, "voxels"]
+) -> tuple[Int32[np.ndarray, "entries"], UInt8[np.ndarray, "entries"]]:
+    """Of one class: numbers of voxels in doubt that may be it, and its share there."""
     there = share.ravel()[doubt]
     voxel = np.flatnonzero(there)
-    if center is None:
-        far = np.zeros((3, len(voxel)), dtype=np.float32)
-    else:
-        places = np.stack(np.unravel_index(doubt[voxel], share.shape))
-        far = (places - center[:, None]).astype(np.float32)
-    return voxel.astype(np.int32), there[voxel], far
+    return voxel.astype(np.int32), there[voxel]
 
 
 def mean_dice(counts: Counts) -> float:

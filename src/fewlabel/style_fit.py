@@ -108,6 +108,7 @@ class _Soft:
         self.evidence, self.n = evidence, evidence.counts.shape[1]
         self.step = step
         self.starts, self.lengths = evidence.runs
+        self.far = evidence.from_center_cm
         meaning = evidence.meaning[evidence.number].astype(np.int64)
         self.known = meaning >= 0
         self.meaning = np.where(self.known, meaning, self.n)
@@ -122,15 +123,14 @@ class _Soft:
         if not len(evidence.voxel):
             nothing = np.zeros(n_classes), np.zeros((n_classes, 3))
             return mean_dice(evidence.counts), *nothing
-        logits, free = evidence.logits(style)
+        logits, free = evidence.logits(style, self.far)
         likely = self._softmax(_SHARPER * logits)
         dice, rise = self._dice(likely)
         mean = np.add.reduceat(likely * rise, self.starts)
         rise = _SHARPER * likely * (rise - np.repeat(mean, self.lengths))
         by_offset = np.bincount(evidence.number, rise, n_classes)
         rise *= free
-        by_slope = [np.bincount(evidence.number, rise * far, n_classes)
-                    for far in evidence.from_center_cm]  # fmt: skip
+        by_slope = [np.bincount(evidence.number, rise * far, n_classes) for far in self.far]
         return dice, by_offset, np.stack(by_slope, axis=1)
 
     def _dice(
