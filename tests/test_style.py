@@ -1,7 +1,5 @@
 """Slopes: structures that are drawn higher, or more to the front, than a network draws them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -156,4 +154,4 @@ def test_the_style_of_a_card_names_every_class(tmp_path):
     np.testing.assert_allclose(card.style.offsets, [0, 0, 0, 0.5])
     np.testing.assert_allclose(card.style.slopes[1], [0.1, 0.2, 0.3])
     assert not card.style.slopes[[0, 2, 3]].any()
-    assert replace(Style.plain(4)).offsets.shape == (4,)
+    assert Style.plain(4).offsets.shape == (4,)

@@ -17,7 +17,7 @@ from fewlabel.grid import Grid
 from fewlabel.labels import LabelProtocol
 from fewlabel.resample import resample
 from fewlabel.settings import Settings
-from fewlabel.shares import Index, Shares, box_of, index
+from fewlabel.shares import Index, Shares, box_in, cut_of, index
 from fewlabel.volume import LabelMap, Scan
 
 
@@ -136,7 +136,7 @@ def restore(
     turn = _Turn.of(native)
     fractions = isinstance(shares, np.ndarray) and shares.dtype != np.uint8
     least = (1.0 if fractions else 255.0) / (2 * len(shares))
-    boxes = {number: _box(shares, number, least) for number in range(1, len(shares))}
+    boxes = {number: box_in(shares, number, least) for number in range(1, len(shares))}
     present = {number: box for number, box in boxes.items() if box is not None}
     if not present:
         return LabelMap(labels, native, protocol)
@@ -195,19 +195,6 @@ def _nearest_axes(directions: Float64[np.ndarray, "3 3"]) -> Index:
     return max(orders, key=lambda order: round(float(sum(along[n, order[n]] for n in range(3))), 9))
 
 
-def _box(shares: np.ndarray | Shares, number: int, least: float) -> Int16[np.ndarray, "2 3"] | None:
-    if isinstance(shares, Shares):
-        return shares.box(number, least)
-    return box_of(shares[number], least)
-
-
-def _cut(shares: np.ndarray | Shares, number: int, start: np.ndarray, shape: Index) -> np.ndarray:
-    if isinstance(shares, Shares):
-        return shares.cut(number, index(start), shape)
-    part: np.ndarray = shares[number][_slices(start, shape)]
-    return part
-
-
 def _restored(
     shares: np.ndarray | Shares,
     number: int,
@@ -230,7 +217,7 @@ def _restored(
     last = np.clip(np.ceil(found.max(axis=0)).astype(int) + 1, 0, native.shape)
     start, shape = index(first), index(np.maximum(last - first, 0))
     begin, end = np.maximum(low - reach, 0), np.minimum(high + reach + 1, shares.shape[1:])
-    around = _cut(shares, number, begin, index(end - begin))
+    around = cut_of(shares, number, index(begin), index(end - begin))
     lattice = part_of(working, index(begin), index(np.array(around.shape)))
     return start, resample(around, lattice, part_of(native, start, shape), 0.0)
 

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fewlabel.card import ModelCard
-from fewlabel.shares import every, thinned
-from fewlabel.style import Probabilities
+from fewlabel.shares import Probabilities, every, thinned
 
 _STEP = 3
 """Every third voxel along each axis is enough for a median."""

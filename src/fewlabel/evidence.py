@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64, UInt8
 
 from fewlabel.grid import Grid
 from fewlabel.labels import UNLABELED
-from fewlabel.style import LARGEST_SHIFT, Probabilities, Style, center_of
+from fewlabel.shares import Probabilities
+from fewlabel.style import LARGEST_SHIFT, Style, center_of
 from fewlabel.volume import LabelMap
 
 _SETTLED = 250

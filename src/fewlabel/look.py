@@ -18,8 +18,9 @@ from fewlabel.grid import Grid
 from fewlabel.mni import onto_mni
 from fewlabel.modalities import Images, require_enough, sorted_in
 from fewlabel.model import ModelCard
+from fewlabel.shares import Probabilities
 from fewlabel.slices import SliceRule, prepare
-from fewlabel.style import Probabilities, lean
+from fewlabel.style import lean
 from fewlabel.volume import Scan
 
 _MOST_LOOKS = 3

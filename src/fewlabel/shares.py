@@ -196,9 +196,11 @@ class Shares:
             self._file.close()  # type: ignore[union-attr]
 
 
-def thinned(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares, number: int, step: int
-) -> UInt8[np.ndarray, "a b c"]:
+Probabilities = UInt8[np.ndarray, "classes i j k"] | Shares
+"""From 0 to 255 of each class, background first: in one array, or only where they are not zero."""
+
+
+def thinned(shares: Probabilities, number: int, step: int) -> UInt8[np.ndarray, "a b c"]:
     """One class at every second, third, ... voxel along each axis."""
     if isinstance(shares, Shares):
         return shares.thin(number, step)
@@ -206,14 +208,12 @@ def thinned(
     return share
 
 
-def every(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares, step: int
-) -> Iterator[UInt8[np.ndarray, "a b c"]]:
+def every(shares: Probabilities, step: int) -> Iterator[UInt8[np.ndarray, "a b c"]]:
     """One class after the other, at every second, third, ... voxel along each axis."""
     return (thinned(shares, number, step) for number in range(len(shares)))
 
 
-def slabs(shares: UInt8[np.ndarray, "classes i j k"] | Shares) -> Iterator[list[Piece]]:
+def slabs(shares: Probabilities) -> Iterator[list[Piece]]:
     """All classes in some planes at a time; what is changed in their values is kept."""
     if isinstance(shares, Shares):
         yield from shares.slabs()
@@ -221,6 +221,25 @@ def slabs(shares: UInt8[np.ndarray, "classes i j k"] | Shares) -> Iterator[list[
     for first in range(0, shares.shape[1], _PLANES):
         some = shares[:, first : first + _PLANES]
         yield [Piece(number, (first, 0, 0), values) for number, values in enumerate(some)]
+
+
+def box_in(
+    shares: np.ndarray | Shares, number: int, least: float
+) -> Int16[np.ndarray, "2 3"] | None:
+    """First and one past the last voxel along each axis where a class reaches `least`."""
+    if isinstance(shares, Shares):
+        return shares.box(number, least)
+    return box_of(shares[number], least)
+
+
+def cut_of(shares: np.ndarray | Shares, number: int, start: Index, shape: Index) -> np.ndarray:
+    """A part of one class; `start` and `shape` must lie within the field."""
+    if isinstance(shares, Shares):
+        return shares.cut(number, start, shape)
+    part: np.ndarray = shares[number][
+        tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+    ]
+    return part
 
 
 def box_of(share: np.ndarray, least: float) -> Int16[np.ndarray, "2 3"] | None:

@@ -12,10 +12,10 @@ answer, as only that tells where the centers are.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
 from fewlabel.grid import Grid
-from fewlabel.shares import Piece, Shares, box_of, index, slabs
+from fewlabel.shares import Piece, Probabilities, box_in, cut_of, index, slabs
 
 LARGEST_SHIFT = 3.0
 """No slope changes a logit by more, however far off the center."""
@@ -26,7 +26,6 @@ Offsets = Float32[np.ndarray, "classes"]
 """What is added to the logit of each class, background first."""
 Slopes = Float32[np.ndarray, "classes 3"]
 """The same for each cm to the right, to the front and up from the center of the class."""
-Probabilities = UInt8[np.ndarray, "classes i j k"] | Shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +56,11 @@ def center_of(shares: Probabilities, number: int) -> Float64[np.ndarray, "3"] | 
     Returns:
         In voxels; None if there are none.
     """
-    if isinstance(shares, Shares):
-        box = shares.box(number, _LIKELY)
-    else:
-        box = box_of(shares[number], _LIKELY)
+    box = box_in(shares, number, _LIKELY)
     if box is None:
         return None
-    low, high = (index(end) for end in box)
-    if isinstance(shares, Shares):
-        there = shares.cut(number, low, index(box[1] - box[0]))
-    else:
-        there = shares[number][tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    low = index(box[0])
+    there = cut_of(shares, number, low, index(box[1] - box[0]))
     likely = there >= _LIKELY
     weights = [likely.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
     return np.array([np.average(np.arange(len(w)), weights=w) for w in weights]) + low
