@@ -1,8 +1,12 @@
 """Reading settings files, and saying plainly what is wrong with them."""
 
+import ast
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from inspect import cleandoc, getsource
+from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -14,7 +18,7 @@ from fewlabel.errors import ConfigError
 class Settings(BaseModel):
     """Base of every settings model: unknown keys are errors, values cannot change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -166,14 +170,33 @@ def _nearest(place: tuple[int | str, ...], model: type[Settings]) -> str:
 
 def _meaning(place: tuple[int | str, ...], model: type[Settings]) -> str:
     """What a setting means and its default, as far as the model tells."""
-    fields = _owner(place, model).model_fields
-    name = next((part for part in reversed(place) if part in fields), None)
+    owner = _owner(place, model)
+    name = next((part for part in reversed(place) if part in owner.model_fields), None)
     if not isinstance(name, str):
         return "give a value that fits"
-    field = fields[name]
+    field = owner.model_fields[name]
     default = "" if field.is_required() else f" (default {field.get_default()!r})"
-    meaning = " ".join((field.description or "a value that fits").rstrip(".").split())
+    meaning = " ".join(_docstrings(owner).get(name, "a value that fits").rstrip(".").split())
     return f"{name}{default} means: {meaning}"
+
+
+def _docstrings(model: type[Settings]) -> dict[str, str]:
+    """What stands below each setting; read when it is asked for, as pydantic would at import."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__[: model.__mro__.index(Settings)]):
+        try:
+            (whole,) = ast.parse(dedent(getsource(one))).body
+        except OSError:
+            continue  # made while running: it has no source, and only inherits
+        assert isinstance(whole, ast.ClassDef)
+        for above, below in pairwise(whole.body):
+            match above, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = cleandoc(text)
+    return found
 
 
 def _owner(place: tuple[int | str, ...], model: type[Settings]) -> type[Settings]:
