@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int16, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int16, Shaped
 from pydantic import Field
 
 from fewlabel.grid import Grid
 from fewlabel.labels import LabelProtocol
 from fewlabel.resample import resample
 from fewlabel.settings import Settings
-from fewlabel.shares import Index, Shares, box_in, cut_of, index
+from fewlabel.shares import Index, Probabilities, Shares, box_in, cut_of, index
 from fewlabel.volume import LabelMap, Scan
 
 
@@ -110,7 +110,7 @@ def conform(scan: Scan, target: Grid) -> Scan:
 
 
 def restore(
-    shares: UInt8[np.ndarray, "classes i j k"] | Float32[np.ndarray, "classes i j k"] | Shares,
+    shares: Probabilities | Float32[np.ndarray, "classes i j k"],
     working: Grid,
     native: Grid,
     protocol: LabelProtocol,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from fewlabel.card import ModelCard
-from fewlabel.shares import Probabilities, every, thinned
+from fewlabel.shares import Probabilities, every, largest, thinned
 
 _STEP = 3
 """Every third voxel along each axis is enough for a median."""
@@ -61,8 +61,6 @@ def exchanged(
 def sureness(shares: Probabilities) -> float:
     """The mean probability of the most likely structure, where there is one, from 0 to 1."""
     background, *others = every(shares, _STEP)
-    best = np.zeros(background.shape, dtype=np.uint8)
-    for share in others:
-        np.maximum(best, share, out=best)
+    best = largest(iter(others))
     found = best[best > background]
     return float(found.mean()) / 255 if len(found) else 0.0

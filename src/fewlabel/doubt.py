@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from fewlabel.brain_extent import extent_of
 from fewlabel.budget import Brain, doubt_by_slice
@@ -14,7 +14,7 @@ from fewlabel.io import read_scan
 from fewlabel.labels import LabelProtocol
 from fewlabel.resample import resample
 from fewlabel.segmenter import Segmenter
-from fewlabel.shares import Shares
+from fewlabel.shares import Probabilities, every, largest, thinned
 from fewlabel.volume import LabelMap, Scan, require_same_grid
 
 
@@ -27,7 +27,7 @@ def look_with(segmenter: Segmenter) -> Callable[[Case, str], Brain]:
     def look(case: Case, modality: str) -> Brain:
         seen, placed = segmenter.look(_images(segmenter, case, modality))
         upright = _upright(placed)
-        brain = resample(_share(seen.shares, 0) < 128, seen.field, upright, 0.0) > 0.5
+        brain = resample(thinned(seen.shares, 0, 1) < 128, seen.field, upright, 0.0) > 0.5
         doubt = resample(_doubt(seen.shares), seen.field, upright, 0.0)
         native = read_scan(case.scans[modality]).grid
         return Brain(native, extent_of(brain, upright), doubt_by_slice(doubt, upright))
@@ -77,18 +77,7 @@ def _upright(grid: Grid) -> Grid:
     return turned(Scan(nothing, grid))[0]
 
 
-def _share(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares, number: int
-) -> UInt8[np.ndarray, "i j k"]:
-    return shares[number]
-
-
-def _doubt(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares,
-) -> Float32[np.ndarray, "i j k"]:
-    """1 less the largest probability of each voxel, class by class: there may be many."""
-    largest = _share(shares, 0).copy()
-    for number in range(1, len(shares)):
-        np.maximum(largest, _share(shares, number), out=largest)
-    doubt: np.ndarray = (255 - largest).astype(np.float32) / 255
+def _doubt(shares: Probabilities) -> Float32[np.ndarray, "i j k"]:
+    """1 less the largest probability of each voxel."""
+    doubt: np.ndarray = (255 - largest(every(shares, 1))).astype(np.float32) / 255
     return doubt

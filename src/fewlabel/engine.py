@@ -14,7 +14,7 @@ from fewlabel.engine_norms import steady
 from fewlabel.errors import ModelFolderError
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.settings import Settings, check_settings
-from fewlabel.shares import Shares
+from fewlabel.shares import Probabilities
 from fewlabel.style import Offsets
 
 Index = tuple[int, int, int]
@@ -35,7 +35,7 @@ class Answer:
         age_weeks: At the scan, if the network tells it.
     """
 
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares
+    shares: Probabilities
     age_weeks: float | None = None
 
 
@@ -101,9 +101,7 @@ class MeanAge:
     def __init__(self) -> None:
         self._sum = self._tissue = 0.0
 
-    def add(
-        self, age_weeks: float | None, shares: UInt8[np.ndarray, "classes i j k"] | Shares
-    ) -> None:
+    def add(self, age_weeks: float | None, shares: Probabilities) -> None:
         """Take in a window, or some planes of one."""
         if age_weeks is not None:
             air = shares[0]

@@ -8,12 +8,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Float64, Shaped
 
 from fewlabel.conform import GridRule, conform, part_of, turned, upright
 from fewlabel.grid import Grid
 from fewlabel.intensity import robust_scale
-from fewlabel.shares import Index, Shares
+from fewlabel.shares import Index, Probabilities, Shares
 from fewlabel.volume import Scan
 
 BELOW_TOP_MM = (58.0, 82.0)
@@ -143,9 +143,7 @@ def extent(mask: Shaped[np.ndarray, "i j k"], least: float = 1.0) -> tuple[np.nd
     return np.array([f[0] for f in found]), np.array([f[-1] + 1 for f in found])
 
 
-def main_body(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares,
-) -> UInt8[np.ndarray, "classes i j k"] | Shares:
+def main_body(shares: Probabilities) -> Probabilities:
     """The same probabilities with islands off the main body of the brain turned to background.
 
     The main body is the largest group of voxels, joined by their faces, that are rather

@@ -213,6 +213,14 @@ def every(shares: Probabilities, step: int) -> Iterator[UInt8[np.ndarray, "a b c
     return (thinned(shares, number, step) for number in range(len(shares)))
 
 
+def largest(some: Iterator[UInt8[np.ndarray, "a b c"]]) -> UInt8[np.ndarray, "a b c"]:
+    """The largest of several arrays, voxel by voxel; one at a time, as there may be many."""
+    found = next(some).copy()
+    for one in some:
+        np.maximum(found, one, out=found)
+    return found
+
+
 def slabs(shares: Probabilities) -> Iterator[list[Piece]]:
     """All classes in some planes at a time; what is changed in their values is kept."""
     if isinstance(shares, Shares):

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from fewlabel.grid import Grid
 from fewlabel.labels import LabelProtocol, other_side
-from fewlabel.shares import Shares, every
+from fewlabel.shares import Probabilities, every
 
 FACES = ("left", "right", "back", "front", "bottom", "top")
 _MOST_VOXELS = 2_000_000
@@ -114,7 +114,7 @@ def asymmetry_index(left: float, right: float) -> float:
 
 
 def measure_traits(
-    shares: UInt8[np.ndarray, "classes i j k"] | Shares,
+    shares: Probabilities,
     field: Grid,
     protocol: LabelProtocol,
     image: Float32[np.ndarray, "i j k"] | None = None,
