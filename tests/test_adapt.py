@@ -121,7 +121,7 @@ def test_the_command_writes_a_model_folder_that_segments_so(study, tmp_path, cap
     assert "by 3 people left out in turn" in said
     mine = read_model(out)
     assert mine.card.name == "mine"
-    assert mine.card.provenance["offsets chosen on"] == "bands 1.0, scans of 3 people"
+    assert mine.card.provenance["offsets and slopes chosen on"] == "bands 1.0, scans of 3 people"
     lump = mine.card.protocol.class_of("Right-Lump")
     before, after = (Segmenter(m, ONE)(ramp(0)).labels.data == lump for m in (model, mine))
     assert after.sum() > 1.05 * before.sum()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from fewlabel.adapt import look_at, pairs_of
+from fewlabel.adapt import evidence_in, pairs_of
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.evidence import Evidence
@@ -55,7 +55,7 @@ def main() -> None:
     for source in asked.data:
         folder, _, desc = source.partition(":")
         cases = index_folder(Path(folder).resolve(), desc=desc).cohort.cases
-        found = [look_at(segmenter, case) for case in cases]
+        found = [evidence_in(segmenter, case) for case in cases]
         pairs = pairs_of(segmenter.model.card.protocol, found)
         people = sorted({one.person for one in found})
         for n in asked.people:

@@ -94,7 +94,7 @@ def adapt(
     found = []
     for case in _usable(model, cases):
         watch(f"{case.id}: looking at it")
-        found.append(look_at(segmenter, case))
+        found.append(evidence_in(segmenter, case))
     pairs = pairs_of(own, found)
     people = list(dict.fromkeys(one.person for one in found))
     watch(f"{len(found)} scans of {len(people)} people: choosing offsets and slopes")
@@ -159,7 +159,7 @@ def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
         "offsets": dict(found.offsets),
         "slopes": dict(found.slopes),
         "measured": (),
-        "provenance": model.card.provenance | {"offsets chosen on": origin},
+        "provenance": model.card.provenance | {"offsets and slopes chosen on": origin},
     }
     bends = model.folder / REGISTRATION
     return write_model(
@@ -203,7 +203,7 @@ def _images(case: Case, model: ModelFolder) -> Images | None:
     return Images(there[first], first, {name: there[name] for name in others})
 
 
-def look_at(segmenter: Segmenter, case: Case) -> Evidence:
+def evidence_in(segmenter: Segmenter, case: Case) -> Evidence:
     """What a model says of a labeled scan, and what is true.
 
     Raises:
