@@ -18,10 +18,15 @@ from fewlabel.errors import ProtocolError
 from fewlabel.labels import UNLABELED, LabelProtocol, load_protocol
 from fewlabel.patches import Index, cut, draw_start
 from fewlabel.settings import Settings
+from fewlabel.shares import index
 from fewlabel.train.stage import Batch
 
 Heads = Mapping[str, LabelProtocol]
 
+WINDOW = "window"
+"""Key of the voxels, from and to along each axis, that a patch of a larger image has."""
+
+_APART = 4  # voxels that brains lie off the middle, at most
 _SAME_AGE = 0.05  # logarithm of length: heads of one age differ so much, about
 
 
@@ -150,12 +155,21 @@ def _age_weeks(example: Example, growth: float) -> float:
     return math.nan if age is None or abs(math.log(growth)) > _SAME_AGE else age
 
 
+def middle_start(scan: Conformed, field: Index) -> Index:
+    """First voxel of a field that has what is labeled in its middle, or else the scan."""
+    low, high = np.zeros(3), np.array(scan.image.shape[1:]) - 1
+    if scan.places is not None and len(scan.places.voxels):
+        low, high = (end(scan.places.voxels[:, 1:], axis=0) for end in (np.min, np.max))
+    return index(np.floor((low + high + 1 - np.array(field)) / 2))
+
+
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Draws batches.
 
     A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes them,
-    and "age_weeks", NaN where it is unknown or the head was made much larger or smaller. A
+    and "age_weeks", NaN where it is unknown or the head was made much larger or smaller. With
+    `field`, images are of so many voxels, and "window" says which of them are the patch. A
     modality that a case lacks is zero everywhere, whatever else happens to a patch. Cases are
     taken in a random order, all of them before any comes again; or at random, if some are
     preferred.
@@ -166,6 +180,8 @@ class Patches:
         config: Which patches.
         chance: How they are changed.
         seed: Decides all that is random, with the number of the batch.
+        field: Voxels of what the network looks at, with the brain in the middle, if it shall see
+            more than the patch.
     """
 
     examples: Sequence[Example]
@@ -173,6 +189,7 @@ class Patches:
     config: PatchConfig
     chance: AugmentConfig
     seed: int
+    field: Index | None = None
 
     def __call__(self, n: int) -> Batch:
         """Batch number n."""
@@ -184,9 +201,10 @@ class Patches:
         rng = np.random.default_rng((self.seed, 0, number))
         example = self._turn_of(number)
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
-        margin = self.chance.margin_voxels
-        i, j, k = (n + 2 * margin for n in self.config.size)
-        start = self._start(rng, example.scan, margin)
+        margin, size = self.chance.margin_voxels, self.field or self.config.size
+        i, j, k = (n + 2 * margin for n in size)
+        first, around = self._place(rng, example.scan)
+        start = index(np.array(first) - margin)
         image = np.stack(
             [
                 cut(one, start, (i, j, k), dark)
@@ -203,13 +221,14 @@ class Patches:
         flip = rng.random() < self.chance.flip
         if flip:
             moved = mirrored(*moved)
-        intensities, labels, growth = augment(*moved, self.config.size, self.chance, torch_rng)
+        intensities, labels, growth = augment(*moved, size, self.chance, torch_rng)
         if len(image) > 1:
             intensities[torch.from_numpy(self._hidden(example.scan, more_rng))] = 0
         return {
             "image": intensities.contiguous(),
             "age_weeks": torch.tensor(_age_weeks(example, growth), dtype=torch.float32),
             **self._labels(example, labels, flip=flip),
+            **(self._window(more_rng, around, flip=flip) if self.field else {}),
         }
 
     def _repainted(
@@ -250,13 +269,24 @@ class Patches:
         shares: np.ndarray = weights / weights.sum()
         return shares
 
-    def _start(self, rng: np.random.Generator, scan: Conformed, margin: int) -> Index:
+    def _place(self, rng: np.random.Generator, scan: Conformed) -> tuple[Index, Index | None]:
+        """First voxel of what is seen, and one in it that the patch shall show, if any."""
         around = None
         if scan.places is not None and rng.random() < self.config.foreground:
             around = scan.places.draw(rng, self.config.rarity)
-        _, i, j, k = scan.image.shape
-        a, b, c = draw_start(rng, (i, j, k), self.config.size, around)
-        return a - margin, b - margin, c - margin
+        if self.field is None:
+            return draw_start(rng, index(scan.image.shape[1:]), self.config.size, around), None
+        first = np.array(middle_start(scan, self.field)) + rng.integers(-_APART, _APART + 1, 3)
+        return index(first), None if around is None else index(np.array(around) - first)
+
+    def _window(self, rng: np.random.Generator, around: Index | None, *, flip: bool) -> Batch:
+        """A patch in the field, from even voxels on, around a voxel as far as chance left it."""
+        assert self.field is not None
+        if around and flip:
+            around = (self.field[0] - 1 - around[0], *around[1:])
+        start = np.array(draw_start(rng, self.field, self.config.size, around)) // 2 * 2
+        ends = np.stack((start, start + self.config.size), axis=1)
+        return {WINDOW: torch.from_numpy(np.clip(ends, 0, np.array(self.field)[:, None]))}
 
     def _labels(self, example: Example, classes: torch.Tensor, *, flip: bool) -> Batch:
         found: dict[str, torch.Tensor] = {}

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float32, Int16
 from torch import Tensor
 
-from fewlabel.batches import Example, Heads
+from fewlabel.batches import Example, Heads, middle_start
+from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract
-from fewlabel.labels import LabelProtocol
+from fewlabel.labels import UNLABELED, LabelProtocol
 from fewlabel.nets.unet import UNet
-from fewlabel.patches import Index, stitch
+from fewlabel.patches import Index, cut, stitch
 from fewlabel.train.stage import Networks, Workplace
 from fewlabel.whole import write_text
 
@@ -30,15 +31,22 @@ class HeldOut:
         examples: Those without labels are left out.
         heads: Protocol of each head of the network.
         patch: Voxels that the network sees at once.
+        field: Voxels that it looks at, with the brain in the middle, as `segment` does; None: all
+            of the scan.
         work: Where `validation.csv` is written to, the Dice of each scan and structure, and
             `confusion.csv`, what was taken for what.
     """
 
     def __init__(
-        self, examples: Sequence[Example], heads: Heads, patch: Index, work: Workplace
+        self,
+        examples: Sequence[Example],
+        heads: Heads,
+        patch: Index,
+        work: Workplace,
+        field: Index | None = None,
     ) -> None:
         self.examples = [example for example in examples if example.contracts]
-        self.heads, self.patch, self.work = heads, patch, work
+        self.heads, self.patch, self.work, self.field = heads, patch, work, field
         self._taken: dict[str, Counter[tuple[str, str]]] = {}
         self._ages: dict[str, list[float]] = {}
 
@@ -100,11 +108,25 @@ class HeldOut:
             shares: np.ndarray = logits[0].float().cpu().numpy()
             return shares
 
-        found = stitch(np.asarray(example.scan.image), self.patch, head.n_classes, predict)
-        assert example.scan.classes is not None
-        drawn, terms = np.asarray(example.scan.classes), example.contracts[name][0]
+        image, drawn = self._seen(example.scan)
+        found, terms = (
+            stitch(image, self.patch, head.n_classes, predict),
+            example.contracts[name][0],
+        )
         self._taken[name].update(confusion_by_contract(found, drawn, terms, head))
         yield from dice_by_contract(found, drawn, terms, head)
+
+    def _seen(
+        self, scan: Conformed
+    ) -> tuple[Float32[np.ndarray, "c i j k"], Int16[np.ndarray, "i j k"]]:
+        """Image and labels of what the network looks at."""
+        assert scan.classes is not None
+        if self.field is None:
+            return np.asarray(scan.image), np.asarray(scan.classes)
+        start = middle_start(scan, self.field)
+        both = zip(scan.image, scan.darkest, strict=True)
+        image = np.stack([cut(one, start, self.field, dark) for one, dark in both])
+        return image, cut(scan.classes, start, self.field, UNLABELED)
 
 
 def dice_by_contract(

@@ -106,6 +106,7 @@ def supervise(
     loss: Loss,
     *,
     upsampled: bool = False,
+    finest: Classes | None = None,
 ) -> Float[Tensor, "..."]:
     """A loss at several resolutions, each counting half as much as the finer one.
 
@@ -119,6 +120,7 @@ def supervise(
         loss: Of one resolution; or several losses, in one tensor.
         upsampled: Judge coarse logits by every label they cover, as the published code does,
             where the paper brings labels to each resolution. The finest costs its price each time.
+        finest: Labels for the finest logits, if those are of a part of the image only.
 
     Returns:
         The weighted mean.
@@ -130,7 +132,8 @@ def supervise(
     for number, logits in enumerate(levels):
         step = 2**number
         near = classes if upsampled else classes[:, ::step, ::step, ::step]
-        spread = F.interpolate(logits, classes.shape[1:]) if upsampled else logits
+        spread = F.interpolate(logits, classes.shape[1:]) if upsampled and number else logits
+        near = finest if finest is not None and not number else near
         total = total + 0.5**number * loss(spread, near, merge)
     return total / sum(0.5**number for number in range(len(levels)))
 

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fewlabel.batches import WINDOW
 from fewlabel.losses import dice_and_cross_entropy, supervise
-from fewlabel.nets.unet import AGE, UNet
+from fewlabel.nets.unet import AGE, UNet, Window, inside
 from fewlabel.settings import Settings
 from fewlabel.train.stage import Batch, Losses
 
@@ -30,14 +31,23 @@ def losses_of(net: UNet, batch: Batch, config: ObjectiveConfig) -> Losses:
     Args:
         net: Heads are averaged; each resolution counts half as much as the finer one.
         batch: "image", for each head "classes/NAME" and "merge/NAME", and "age_weeks" if the
-            network tells the age.
+            network tells the age. With "window", the network is judged at full resolution in
+            there only, if it can be.
         config: What counts how much.
     """
-    found = net.deep(batch["image"])
+    window = _window(batch) if net.in_windows else None
+    found = net.deep(batch["image"], window)
     both = torch.zeros(2, device=batch["image"].device)
     for name in net.decoders:
         classes, merge = batch[f"classes/{name}"], batch[f"merge/{name}"]
-        one = supervise(found[name], classes, merge, _both, upsampled=config.coarse == "logits")
+        one = supervise(
+            found[name],
+            classes,
+            merge,
+            _both,
+            upsampled=config.coarse == "logits",
+            finest=inside(classes, window),
+        )
         both = both + one / len(net.decoders)
     entropy, dice = both
     losses = {"total": entropy + config.dice_weight * dice, "cross-entropy": entropy, "dice": dice}
@@ -45,6 +55,14 @@ def losses_of(net: UNet, batch: Batch, config: ObjectiveConfig) -> Losses:
         losses["squared age error"] = error = age_error(found[AGE], batch["age_weeks"])
         losses["total"] = losses["total"] + config.age_weight * error
     return losses
+
+
+def _window(batch: Batch) -> Window | None:
+    """The first image's: one for all, as a network takes one."""
+    if WINDOW not in batch:
+        return None
+    i, j, k = (slice(int(a), int(b)) for a, b in batch[WINDOW][0])
+    return i, j, k
 
 
 def age_error(found_weeks: Float[Tensor, "b"], age_weeks: Float[Tensor, "b"]) -> Float[Tensor, ""]:

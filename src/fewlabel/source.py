@@ -204,7 +204,10 @@ def _grid(
     last = found["levels"][-1] if "levels" in found else found
     if "field_mm" in last:
         settings["field_mm"] = last["field_mm"]
-    if found.get("windows", True):
+    windows = found.get("windows")
+    if windows is None:
+        windows = before is None or before.grid.window is not None
+    if windows:
         settings["window"] = (found.get("patches") or {}).get("size")
     return GridRule.model_validate(settings)
 

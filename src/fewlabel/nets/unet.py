@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from monai.networks.blocks.dynunet_block import (
     UnetBasicBlock,
     UnetOutBlock,
@@ -13,6 +13,7 @@ from monai.networks.blocks.dynunet_block import (
     get_conv_layer,
 )
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fewlabel.nets.age import AgeHead
 
@@ -77,6 +78,16 @@ class Encoder(nn.Module):
             x = level(x)
             features.append(x)
         return features
+
+
+def inside(
+    classes: Int[Tensor, "b i j k"], window: Window | None, unlabeled: int = -1
+) -> Int[Tensor, "b x y z"]:
+    """Labels of a window, its rim left out, as logits there lack the voxels beyond."""
+    if window is None:
+        return classes
+    kept = classes[(slice(None), *window)][:, 1:-1, 1:-1, 1:-1]
+    return F.pad(kept, (1,) * 6, value=unlabeled)
 
 
 class Finest(nn.Module):
@@ -170,7 +181,8 @@ def _in_window(finest: Finest, x: Tensor, image: Tensor, window: Window | None) 
 class UNet(nn.Module):
     """One encoder, one decoder per head.
 
-    The size of the input must be divisible by `stride`.
+    The size of the input must be divisible by `stride`. With `in_windows` its finest logits can be
+    had of a part of the image, at the price of that part.
 
     Args:
         heads: Head name to number of classes, background included.
@@ -215,6 +227,7 @@ class UNet(nn.Module):
         self.decoders = nn.ModuleDict({name: decoder(n) for name, n in heads.items()})
         self.age = AgeHead(channels[-1]) if age else None
         self.stride = stride_of(channels, fine)
+        self.in_windows = bool(fine) and not fine_norm
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
         """Logits at full resolution per head, shape (b, classes, i, j, k).
@@ -241,7 +254,7 @@ class UNet(nn.Module):
         Args:
             x: The image.
             window: Voxels, in even numbers, whose finest logits are wanted; the levels below, which
-                have norms, see the whole image. Needs `fine`, and should have `fine_norm` off.
+                have norms, see the whole image. Needs `in_windows`.
         """
         features = self.encoder(x)
         found: dict[str, Any] = {

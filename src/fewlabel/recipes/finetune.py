@@ -32,6 +32,7 @@ from fewlabel.labels import LabelProtocol
 from fewlabel.mni import conform_in
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
+from fewlabel.patches import Index
 from fewlabel.settings import Settings
 from fewlabel.source import Source, WorkingChange, differences, people_apart, read_source
 from fewlabel.strategies import Strategy, record, trained_by
@@ -54,6 +55,10 @@ class Config(Settings):
     """What is wanted: a head for each; none: the source's. `frozen` keeps the source's anyway."""
     working: WorkingChange = WorkingChange()
     patches: PatchConfig = PatchConfig()
+    windows: bool | None = None
+    """Whether the network sees patches only, while it learns and in `segment`, or the source's
+    whole field; None: what the source has seen. In a whole field it is judged at full resolution
+    in a patch only, if the finest layer has no norm, as in `adult-aseg32`."""
     augment: AugmentConfig = AugmentConfig()
     depths: int | None = Field(default=None, ge=1)
     """Resolutions that are supervised; None: as many as in the source."""
@@ -102,8 +107,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     def loss(networks: Networks, batch: Batch) -> Losses:
         return losses_of(cast("UNet", networks["net"]), batch, config.objective)
 
-    held_out = HeldOut(val, heads, config.patches.size, work)
-    draw = Patches(train, heads, config.patches, config.augment, seed)
+    field = field_of(config, source, rule)
+    held_out = HeldOut(val, heads, field or config.patches.size, work, field)
+    draw = Patches(train, heads, config.patches, config.augment, seed, field)
     yield Stage(
         name=STAGE,
         networks={"net": net},
@@ -127,7 +133,8 @@ def exports(config: Config, networks: Networks) -> Export:
     heads, rule = heads_of(config, source), rule_of(config, source)
     grid = source.grid
     if config.strategy != "frozen" or rule.spacing_mm != grid.spacing_mm:
-        settings = {"spacing_mm": rule.spacing_mm, "window": config.patches.size}
+        window = None if field_of(config, source, rule) else config.patches.size
+        settings = {"spacing_mm": rule.spacing_mm, "window": window}
         grid = GridRule.model_validate(grid.model_dump() | settings)
     modalities = (" or " if rule.any_modality else " and ").join(rule.modalities)
     about = f"Structures of {' and '.join(heads)}: {config.strategy} from {source.name}."
@@ -182,6 +189,25 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
             fix="set `augment.chance: 0`.",
         )
     return rule
+
+
+def field_of(config: Config, source: Source, rule: WorkingRule) -> Index | None:
+    """Voxels that the network sees at once, if it sees whole fields and not just patches.
+
+    Raises:
+        ConfigError: If patches are larger.
+    """
+    windows = source.grid.window is not None if config.windows is None else config.windows
+    if windows:
+        return None
+    grid = GridRule.model_validate(source.grid.model_dump() | {"spacing_mm": rule.spacing_mm})
+    if any(a > b for a, b in zip(config.patches.size, grid.field, strict=True)):
+        raise ConfigError(
+            f"Patches of {config.patches.size} voxels are larger than the source's field of"
+            f" {grid.field}.",
+            fix="make `patches.size` smaller, or set `windows: true`.",
+        )
+    return grid.field
 
 
 def _shape(config: Config, source: Source, rule: WorkingRule) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from fewlabel.heads import Heads, class_weights, read_heads
 from fewlabel.labels import UNLABELED, load_protocol
 from fewlabel.losses import soft_dice
 from fewlabel.nets.mirror import Mirrored
-from fewlabel.nets.unet import UNet, Window
+from fewlabel.nets.unet import UNet, Window, inside
 from fewlabel.painter import Painter
 from fewlabel.palette import Palette, load_palette
 from fewlabel.settings import Settings
@@ -133,7 +133,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
             image, classes = painter.paint(batch)
             window, corner = _draw_window(image.shape[2:], level)
             logits, *coarser = cast("UNet", networks["net"]).deep(image, window)[protocol.name]
-            found = _judged(logits, _inside(classes, window), weights())
+            found = _judged(logits, inside(classes, window), weights())
             for half in coarser:
                 below = _judged(half, classes[(slice(None), *corner)], weights())
                 found["total"] = (found["total"] + below["total"] / 2) / 1.5
@@ -174,13 +174,6 @@ def _draw_window(shape: Sequence[int], level: Level) -> tuple[Window | None, Win
     starts = [2 * int(torch.randint(n + 1, ())) for n in room]
     i, j, k = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
     return (i, j, k), corner
-
-
-def _inside(classes: Tensor, window: Window | None) -> Tensor:
-    """Labels of a window, its rim left out, as logits there lack the voxels beyond."""
-    if window is None:
-        return classes
-    return F.pad(classes[(slice(None), *window)][:, 1:-1, 1:-1, 1:-1], (1,) * 6, value=UNLABELED)
 
 
 def _judged(logits: Tensor, classes: Tensor, weights: Tensor) -> Losses:

@@ -1,0 +1,136 @@
+"""What a few labeled scans and half an hour of two cores are worth to an embedded model.
+
+    python -m benchmarks.models.finetuning [--people 1 5] [--steps 150]
+        [--ways plain adapted fine-tuned scratch] [--data ../shared/data/malc]
+        [--work runs/finetuning] [--threads 2]
+
+So many people of the training split, drawn at random, teach; ten others are scored on their own
+voxels, by every way of learning from the former:
+
+- **plain**: nothing is learned; the network without the offsets and slopes that it ships with, as
+  those come from scans of the same annotators.
+- **adapted**: offsets and slopes are chosen (`fewlabel adapt`).
+- **fine-tuned**: all weights move, from the embedded ones (recipe `finetune`).
+- **scratch**: the same network with the same steps and patches, from random weights.
+
+Stop it at any time; the same command goes on. Rows go to benchmarks/results/finetuning_MODEL.csv.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.common import RESULTS, add_rows, provenance, read_rows
+from fewlabel.adapt import adapt, write_adapted
+from fewlabel.cohort import Case, Cohort, write_cohort
+from fewlabel.datasets import index_folder
+from fewlabel.engine import Compute
+from fewlabel.export import export_run
+from fewlabel.io import read_labels, read_scan
+from fewlabel.labels import shared_protocol
+from fewlabel.metrics import dice
+from fewlabel.model import ModelFolder, find_model, write_model
+from fewlabel.segmenter import Segmenter
+from fewlabel.train.progress import shown
+from fewlabel.train_run import Means, train_run
+
+SCORED = 10
+WAYS = ("plain", "adapted", "fine-tuned", "scratch")
+PATCH = 96
+"""Voxels of 1 mm, of the field of 160 x 192 x 160, that are judged in each step."""
+
+
+def settings(strategy: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
+    """A learning rate a tenth of what a new network gets; otherwise alike."""
+    rate = 1e-3 if strategy == "full" else 1e-2
+    return {
+        "recipe": "finetune", "seed": 0, "source": str(model), "strategy": strategy,
+        "data": {"cohort": str(cohort)}, "allow_empty_classes": True,
+        "patches": {"size": [PATCH] * 3, "batch": 1}, "steps": steps,
+        "optimizer": {
+            "kind": "adamw", "learning_rate": rate, "weight_decay": 1e-4, "decay": "poly",
+            "warmup_steps": 20, "ema": 0.99, "clip": 1.0,
+        },
+    }  # fmt: skip
+
+
+def without_style(model: ModelFolder, out: Path) -> ModelFolder:
+    """A copy of a model without offsets and slopes."""
+    card = model.card.model_copy(update={"offsets": {}, "slopes": {}, "measured": ()})
+    return write_model(out, card, onnx=model.onnx.read_bytes())
+
+
+def taught(
+    way: str, model: ModelFolder, few: Sequence[Case], work: Path, asked: Any
+) -> ModelFolder:
+    """The model that a way makes of a few labeled scans."""
+    out = work / f"{way}-model"
+    if way == "plain":
+        return model
+    if way == "adapted":
+        return write_adapted(model, adapt(model, few, Compute(threads=asked.threads)), out)
+    manifest, config = work / "few.tsv", work / f"{way}.yaml"
+    write_cohort(Cohort(tuple(few)), manifest)
+    strategy = "full" if way == "fine-tuned" else "scratch"
+    config.write_text(yaml.safe_dump(settings(strategy, model.folder, manifest, asked.steps)))
+    with shown() as watch:
+        means = Means("cpu", devices=asked.threads, cache=work / "cache", watch=watch)
+        train_run(config, work / way, resume=True, means=means)
+    return export_run(work / way, out).model
+
+
+def scored(model: ModelFolder, cases: Sequence[Case], threads: int) -> dict[str, float]:
+    """Mean Dice over structures of each case, on its own voxels."""
+    segmenter, found = Segmenter(model, Compute(threads=threads)), {}
+    for case in cases:
+        assert case.labels is not None
+        shared = shared_protocol(model.card.protocol, case.drawn_in())
+        said = segmenter(read_scan(case.scans["T1w"])).labels.to(shared)
+        values = dice(said, read_labels(case.labels, case.drawn_in()).to(shared)).values()
+        found[case.id] = float(np.nanmean(list(values)))
+    return found
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--model", default="adult-aseg32")
+    ask.add_argument("--people", type=int, nargs="+", default=[1, 5])
+    ask.add_argument("--steps", type=int, default=150)
+    ask.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    ask.add_argument("--data", type=Path, default=Path("../shared/data/malc"))
+    ask.add_argument("--work", type=Path, default=Path("runs") / "finetuning")
+    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--note", default="")
+    asked = ask.parse_args()
+    table = RESULTS / f"finetuning_{asked.model}.csv"
+    cases = index_folder(asked.data.resolve()).cohort.part("train")
+    if max(asked.people) + SCORED > len(cases):
+        raise SystemExit(f"{len(cases)} people are too few: {SCORED} are scored.")
+    order = [cases[n] for n in np.random.default_rng(0).permutation(len(cases))]
+    for n in asked.people:
+        work = asked.work.resolve() / f"{asked.data.name}-{n}"
+        work.mkdir(parents=True, exist_ok=True)
+        model = without_style(find_model(asked.model), work / "plain-model")
+        for way in asked.ways:
+            known = {"data": asked.data.name, "people": str(n), "way": way}
+            if any(known.items() <= row.items() for row in read_rows(table)):
+                continue
+            begin = time.perf_counter()
+            result = taught(way, model, order[:n], work, asked)
+            minutes = f"{(time.perf_counter() - begin) / 60:.1f}"
+            about = provenance(asked.note) | known | {"minutes": minutes}
+            values = scored(result, order[-SCORED:], asked.threads)
+            add_rows(table, [about | {"case": c, "dice": f"{v:.4f}"} for c, v in values.items()])
+            spread = f"{min(values.values()):.3f} to {max(values.values()):.3f}"
+            mean = statistics.fmean(values.values())
+            print(f"{n} people, {way}: {mean:.4f} ({spread}), {minutes} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
