@@ -7,14 +7,20 @@ from fewlabel.augment import NOTHING, AugmentConfig
 from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case
+from fewlabel.conform import GridRule, conform
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.errors import CohortError
-from fewlabel.held_out import confusion_by_contract, dice_by_contract
+from fewlabel.field import first_look
+from fewlabel.held_out import HeldOut, confusion_by_contract, dice_by_contract
+from fewlabel.intensity import robust_scale
+from fewlabel.io import read_scan
 from fewlabel.labels import load_protocol
+from fewlabel.train.stage import Workplace
 
 PHANTOM = load_protocol("phantom8")
 HEADS = {"phantom8": PHANTOM}
 PATCH = PatchConfig(size=(8, 8, 8), batch=2)
+FIELD = GridRule(spacing_mm=1.0, field_mm=(16, 16, 16))
 
 
 @pytest.fixture
@@ -67,6 +73,48 @@ def test_shapes_are_those_that_the_losses_take(conformed):
     assert batch["image"].shape == (2, 1, 8, 8, 8)
     assert batch["classes/phantom8"].shape == (2, 8, 8, 8)
     assert batch["merge/phantom8"].tolist() == [list(range(9))] * 2
+
+
+def in_fields(scans, chance=NOTHING, size=(4, 4, 4)):
+    config = PatchConfig(size=size, batch=1, foreground=1.0)
+    return Patches(make_examples(scans, HEADS), HEADS, config, chance, 7, FIELD)
+
+
+def test_a_field_lies_about_where_segmenting_looks_and_says_where_the_patch_is(conformed):
+    scans = conformed({})
+    draw, start = in_fields(scans), np.array(scans[0].start_of(FIELD))
+    at = int(np.argwhere(np.asarray(scans[0].classes) == 5)[0, 2])  # structures are slices
+
+    for number in range(6):
+        batch = draw(number)
+        image, classes = batch["image"][0, 0], batch["classes/phantom8"][0]
+        ends = batch["window"][0]
+        fifth = torch.nonzero(classes == 5)[:, 2].unique()
+
+        assert image.shape == (16, 16, 16)
+        assert image[classes == 5].unique().numel() == 1, "labels lie where the image does"
+        assert ((fifth - (at - start[2])).abs() <= 4).all()
+        assert (ends[:, 1] - ends[:, 0] == 4).all()
+        assert (ends[:, 0] % 2 == 0).all()
+        assert (ends >= 0).all()
+        assert (ends <= 16).all()
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_patches_in_a_field_show_the_structure_they_were_drawn_around(conformed, flip):
+    def only_a_corner(labels):
+        labels[:] = 0
+        labels[9:, 9:, 9:] = 3
+        return labels
+
+    draw = in_fields(
+        conformed({"draw": only_a_corner}), NOTHING.model_copy(update={"flip": flip}), (8, 8, 8)
+    )
+
+    for number in range(6):
+        batch = draw(number)
+        cut = tuple(slice(int(a), int(b)) for a, b in batch["window"][0])
+        assert (batch["classes/phantom8"][0][cut] > 0).any()
 
 
 def test_every_case_is_seen_before_any_comes_again(conformed):
@@ -161,6 +209,21 @@ def test_held_out_dice_leaves_out_what_the_labels_cannot_judge(conformed):
     scores = dict(dice_by_contract(found, drawn, terms, PHANTOM))
 
     assert scores == {"Ventricle": pytest.approx(2 / 3), "Brain-Stem": 0.0}
+
+
+def test_held_out_scans_are_seen_as_segmenting_looks_at_them_first(conformed, tmp_path):
+    examples = make_examples(conformed({}), HEADS)
+    held_out = HeldOut(examples, HEADS, (16, 16, 16), Workplace(tmp_path, tmp_path), FIELD)
+    scan, path = examples[0].scan, examples[0].scan.case.scans["T1w"]
+    field = first_look(read_scan(path), FIELD)
+
+    image, classes = held_out._seen(scan)
+
+    np.testing.assert_allclose(
+        image[0], robust_scale(conform(read_scan(path), field).data), atol=1e-6
+    )
+    assert np.unique(image[0][classes == 5]).size == 1, "labels lie where the image does"
+    assert (classes == -1).any(), "beyond the scan nobody has looked"
 
 
 def test_held_out_confusions_name_what_was_taken_for_what(conformed):

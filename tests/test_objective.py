@@ -90,3 +90,27 @@ def test_the_published_code_judges_coarse_logits_at_full_size(net):
     spread = coarser.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     coarse = dice_and_cross_entropy(spread, drawn["classes/a"]).cross_entropy
     assert entropy.item() == pytest.approx(((fine + 0.5 * coarse) / 1.5).item(), rel=1e-5)
+
+
+def test_of_a_whole_field_only_the_patch_is_judged_at_full_resolution():
+    torch.manual_seed(0)
+    net = UNet({"a": 3}, channels=(4, 8), fine=2, fine_norm=False)
+    first = batch([NAN, NAN])
+    window = torch.tensor([[[0, 6], [2, 8], [0, 8]]] * 2)
+    elsewhere = first["classes/a"].clone()
+    elsewhere[:, 6:], elsewhere[:, :, :2], elsewhere[:, 0] = 0, 1, 2  # beyond it, and at its rim
+
+    one = losses_of(net, first | {"window": window}, ObjectiveConfig())
+    other = losses_of(net, first | {"window": window, "classes/a": elsewhere}, ObjectiveConfig())
+
+    assert one["total"] == other["total"]
+    assert one["total"] != losses_of(net, first, ObjectiveConfig())["total"]
+
+
+def test_networks_that_cannot_be_had_in_parts_are_judged_everywhere(net):
+    first = batch([NAN, NAN])
+    window = torch.tensor([[[0, 4], [0, 4], [0, 4]]] * 2)
+
+    judged = losses_of(net, first | {"window": window}, ObjectiveConfig())
+
+    assert judged["total"] == losses_of(net, first, ObjectiveConfig())["total"]

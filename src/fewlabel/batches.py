@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fewlabel.augment import AugmentConfig, augment, mirrored, repainted
 from fewlabel.cohort import Case, refuse
+from fewlabel.conform import GridRule
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract, contract
 from fewlabel.errors import ProtocolError
@@ -155,21 +156,14 @@ def _age_weeks(example: Example, growth: float) -> float:
     return math.nan if age is None or abs(math.log(growth)) > _SAME_AGE else age
 
 
-def middle_start(scan: Conformed, field: Index) -> Index:
-    """First voxel of a field that has what is labeled in its middle, or else the scan."""
-    low, high = np.zeros(3), np.array(scan.image.shape[1:]) - 1
-    if scan.places is not None and len(scan.places.voxels):
-        low, high = (end(scan.places.voxels[:, 1:], axis=0) for end in (np.min, np.max))
-    return index(np.floor((low + high + 1 - np.array(field)) / 2))
-
-
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Draws batches.
 
     A batch has "image", and for each head "classes/NAME" and "merge/NAME" as `losses` takes them,
     and "age_weeks", NaN where it is unknown or the head was made much larger or smaller. With
-    `field`, images are of so many voxels, and "window" says which of them are the patch. A
+    `field`, images are the fields that `segment` looks at, placed by chance up to four voxels
+    elsewhere, and "window" says where the patch is. A
     modality that a case lacks is zero everywhere, whatever else happens to a patch. Cases are
     taken in a random order, all of them before any comes again; or at random, if some are
     preferred.
@@ -180,8 +174,7 @@ class Patches:
         config: Which patches.
         chance: How they are changed.
         seed: Decides all that is random, with the number of the batch.
-        field: Voxels of what the network looks at, with the brain in the middle, if it shall see
-            more than the patch.
+        field: What the network sees, if it shall see more than the patch.
     """
 
     examples: Sequence[Example]
@@ -189,7 +182,7 @@ class Patches:
     config: PatchConfig
     chance: AugmentConfig
     seed: int
-    field: Index | None = None
+    field: GridRule | None = None
 
     def __call__(self, n: int) -> Batch:
         """Batch number n."""
@@ -201,9 +194,9 @@ class Patches:
         rng = np.random.default_rng((self.seed, 0, number))
         example = self._turn_of(number)
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
-        margin, size = self.chance.margin_voxels, self.field or self.config.size
+        margin, size = self.chance.margin_voxels, self._seen
         i, j, k = (n + 2 * margin for n in size)
-        first, around = self._place(rng, example.scan)
+        first, around = self._place(rng, example)
         start = index(np.array(first) - margin)
         image = np.stack(
             [
@@ -269,24 +262,33 @@ class Patches:
         shares: np.ndarray = weights / weights.sum()
         return shares
 
-    def _place(self, rng: np.random.Generator, scan: Conformed) -> tuple[Index, Index | None]:
+    @property
+    def _seen(self) -> Index:
+        return self.field.field if self.field else self.config.size
+
+    @cached_property
+    def _starts(self) -> dict[str, Index]:
+        """Where the fields of all cases begin."""
+        if self.field is None:
+            return {}
+        return {one.scan.case.id: one.scan.start_of(self.field) for one in self.examples}
+
+    def _place(self, rng: np.random.Generator, example: Example) -> tuple[Index, Index | None]:
         """First voxel of what is seen, and one in it that the patch shall show, if any."""
-        around = None
+        scan, around = example.scan, None
         if scan.places is not None and rng.random() < self.config.foreground:
             around = scan.places.draw(rng, self.config.rarity)
         if self.field is None:
             return draw_start(rng, index(scan.image.shape[1:]), self.config.size, around), None
-        first = np.array(middle_start(scan, self.field)) + rng.integers(-_APART, _APART + 1, 3)
+        first = self._starts[example.scan.case.id] + rng.integers(-_APART, _APART + 1, 3)
         return index(first), None if around is None else index(np.array(around) - first)
 
     def _window(self, rng: np.random.Generator, around: Index | None, *, flip: bool) -> Batch:
         """A patch in the field, from even voxels on, around a voxel as far as chance left it."""
-        assert self.field is not None
         if around and flip:
-            around = (self.field[0] - 1 - around[0], *around[1:])
-        start = np.array(draw_start(rng, self.field, self.config.size, around)) // 2 * 2
-        ends = np.stack((start, start + self.config.size), axis=1)
-        return {WINDOW: torch.from_numpy(np.clip(ends, 0, np.array(self.field)[:, None]))}
+            around = (self._seen[0] - 1 - around[0], *around[1:])
+        start = np.array(draw_start(rng, self._seen, self.config.size, around)) // 2 * 2
+        return {WINDOW: torch.from_numpy(np.stack((start, start + self.config.size), axis=1))}
 
     def _labels(self, example: Example, classes: torch.Tensor, *, flip: bool) -> Batch:
         found: dict[str, torch.Tensor] = {}

@@ -16,13 +16,15 @@ from pydantic import Field, model_validator
 from fewlabel import intensity
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, of_each
-from fewlabel.conform import conform, turned, upright
+from fewlabel.conform import GridRule, conform, turned, upright
 from fewlabel.errors import CohortError, FewlabelError
+from fewlabel.field import first_look
 from fewlabel.grid import Grid
 from fewlabel.io import read_labels, read_scan
 from fewlabel.labels import UNLABELED, LabelProtocol
 from fewlabel.patches import Places, find_places
 from fewlabel.settings import Settings
+from fewlabel.shares import Index, index
 from fewlabel.volume import LabelMap, Scan, require_same_grid
 
 _VERSION = 2  # to be raised when the same files would be conformed differently
@@ -77,6 +79,13 @@ class Conformed:
     def there(self) -> Bool[np.ndarray, "c"]:
         """Whether the case has each modality: one that it lacks is zero everywhere."""
         return np.array([bool(one.any()) for one in self.image])
+
+    def start_of(self, rule: GridRule) -> Index:
+        """First voxel of the field that `segment` would look at first; it may lie beyond."""
+        shown = self.image[int(self.there.argmax())]
+        field = first_look(Scan(np.asarray(shown), self.grid), rule)
+        steps = (field.affine[:3, 3] - self.grid.affine[:3, 3]) / rule.spacing_mm
+        return index(np.rint(steps))
 
     @cached_property
     def is_complete(self) -> bool:
@@ -185,8 +194,8 @@ def labels_on(labels: LabelMap, target: Grid) -> LabelMap:
     coarser = np.array(target.spacing_mm) / np.array(source.spacing_mm)
     count = np.maximum(1, np.ceil(coarser - 0.25)).astype(int)  # 1.2 times as large is nearest
     votes = []
-    for index in np.ndindex(*count):
-        shift = (np.array(index) + 0.5) / count - 0.5
+    for place in np.ndindex(*count):
+        shift = (np.array(place) + 0.5) / count - 0.5
         offset = np.round(matrix[:3, :3] @ shift + matrix[:3, 3], 6)
         votes.append(
             affine_transform(

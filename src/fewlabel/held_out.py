@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float32, Int16
 from torch import Tensor
 
-from fewlabel.batches import Example, Heads, middle_start
+from fewlabel.batches import Example, Heads
+from fewlabel.conform import GridRule
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract
 from fewlabel.labels import UNLABELED, LabelProtocol
@@ -31,8 +32,7 @@ class HeldOut:
         examples: Those without labels are left out.
         heads: Protocol of each head of the network.
         patch: Voxels that the network sees at once.
-        field: Voxels that it looks at, with the brain in the middle, as `segment` does; None: all
-            of the scan.
+        field: What it looks at, as `segment` does at first; None: all of the scan.
         work: Where `validation.csv` is written to, the Dice of each scan and structure, and
             `confusion.csv`, what was taken for what.
     """
@@ -43,7 +43,7 @@ class HeldOut:
         heads: Heads,
         patch: Index,
         work: Workplace,
-        field: Index | None = None,
+        field: GridRule | None = None,
     ) -> None:
         self.examples = [example for example in examples if example.contracts]
         self.heads, self.patch, self.work, self.field = heads, patch, work, field
@@ -123,10 +123,10 @@ class HeldOut:
         assert scan.classes is not None
         if self.field is None:
             return np.asarray(scan.image), np.asarray(scan.classes)
-        start = middle_start(scan, self.field)
+        start, shape = scan.start_of(self.field), self.field.field
         both = zip(scan.image, scan.darkest, strict=True)
-        image = np.stack([cut(one, start, self.field, dark) for one, dark in both])
-        return image, cut(scan.classes, start, self.field, UNLABELED)
+        image = np.stack([cut(one, start, shape, dark) for one, dark in both])
+        return image, cut(scan.classes, start, shape, UNLABELED)
 
 
 def dice_by_contract(

@@ -106,7 +106,7 @@ def supervise(
     loss: Loss,
     *,
     upsampled: bool = False,
-    finest: Classes | None = None,
+    finest: Int[Tensor, "b x y z"] | None = None,
 ) -> Float[Tensor, "..."]:
     """A loss at several resolutions, each counting half as much as the finer one.
 

@@ -317,6 +317,44 @@ def test_intensities_are_scaled_as_in_the_source(target, tmp_path):
         stage_of(tmp_path, z_scored, target)
 
 
+def seen_in_fields(tmp_path, **settings) -> Path:
+    """A run of the recipe neonatal whose network has seen whole fields."""
+    shape = {"fine": 3, "fine_norm": False, "channels": (4, 8), "depths": 1}
+    told = {"recipe": "neonatal", "windows": False, "field_mm": [160.0, 128.0, 160.0]}
+    return source_run(tmp_path / "source", shape=shape, **(told | settings))
+
+
+def test_a_network_that_has_seen_whole_fields_goes_on_seeing_them(target, tmp_path):
+    run = trained(tmp_path, seen_in_fields(tmp_path), target)
+
+    stage = stage_of(tmp_path, tmp_path / "source", target)
+    batch = stage.turns[0].draw(0)
+    model = export_run(run, tmp_path / "model").model
+
+    assert batch["image"].shape == (1, 1, 20, 16, 20)
+    assert batch["window"].shape == (1, 3, 2)
+    assert model.card.grid.window is None
+    assert model.card.grid.field == (20, 16, 20)
+    assert read_source(run).grid == model.card.grid
+
+
+def test_whole_fields_can_be_had_or_refused(source, target, tmp_path):
+    fields = seen_in_fields(tmp_path / "other")
+
+    patches = stage_of(tmp_path, fields, target, windows=True).turns[0].draw(0)
+    whole = stage_of(tmp_path, source, target, windows=False).turns[0].draw(0)
+
+    assert patches["image"].shape == (1, 1, 16, 16, 16)
+    assert whole["image"].shape == (1, 1, 24, 28, 24)
+
+
+def test_patches_larger_than_the_field_are_refused(target, tmp_path):
+    fields = seen_in_fields(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"are larger than the source's field of \(20, 16, 20\)"):
+        stage_of(tmp_path, fields, target, patches={"size": [24, 16, 16]})
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

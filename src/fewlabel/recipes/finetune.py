@@ -32,7 +32,6 @@ from fewlabel.labels import LabelProtocol
 from fewlabel.mni import conform_in
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
-from fewlabel.patches import Index
 from fewlabel.settings import Settings
 from fewlabel.source import Source, WorkingChange, differences, people_apart, read_source
 from fewlabel.strategies import Strategy, record, trained_by
@@ -108,7 +107,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         return losses_of(cast("UNet", networks["net"]), batch, config.objective)
 
     field = field_of(config, source, rule)
-    held_out = HeldOut(val, heads, field or config.patches.size, work, field)
+    held_out = HeldOut(val, heads, field.field if field else config.patches.size, work, field)
     draw = Patches(train, heads, config.patches, config.augment, seed, field)
     yield Stage(
         name=STAGE,
@@ -133,9 +132,9 @@ def exports(config: Config, networks: Networks) -> Export:
     heads, rule = heads_of(config, source), rule_of(config, source)
     grid = source.grid
     if config.strategy != "frozen" or rule.spacing_mm != grid.spacing_mm:
-        window = None if field_of(config, source, rule) else config.patches.size
-        settings = {"spacing_mm": rule.spacing_mm, "window": window}
-        grid = GridRule.model_validate(grid.model_dump() | settings)
+        settings = {"spacing_mm": rule.spacing_mm, "window": config.patches.size}
+        in_windows = GridRule.model_validate(grid.model_dump() | settings)
+        grid = field_of(config, source, rule) or in_windows
     modalities = (" or " if rule.any_modality else " and ").join(rule.modalities)
     about = f"Structures of {' and '.join(heads)}: {config.strategy} from {source.name}."
     return Export(
@@ -191,8 +190,8 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
     return rule
 
 
-def field_of(config: Config, source: Source, rule: WorkingRule) -> Index | None:
-    """Voxels that the network sees at once, if it sees whole fields and not just patches.
+def field_of(config: Config, source: Source, rule: WorkingRule) -> GridRule | None:
+    """What the network sees, if it sees whole fields and not just patches.
 
     Raises:
         ConfigError: If patches are larger.
@@ -200,14 +199,15 @@ def field_of(config: Config, source: Source, rule: WorkingRule) -> Index | None:
     windows = source.grid.window is not None if config.windows is None else config.windows
     if windows:
         return None
-    grid = GridRule.model_validate(source.grid.model_dump() | {"spacing_mm": rule.spacing_mm})
+    changes = {"spacing_mm": rule.spacing_mm, "window": None}
+    grid = GridRule.model_validate(source.grid.model_dump() | changes)
     if any(a > b for a, b in zip(config.patches.size, grid.field, strict=True)):
         raise ConfigError(
             f"Patches of {config.patches.size} voxels are larger than the source's field of"
             f" {grid.field}.",
             fix="make `patches.size` smaller, or set `windows: true`.",
         )
-    return grid.field
+    return grid
 
 
 def _shape(config: Config, source: Source, rule: WorkingRule) -> dict[str, Any]:
