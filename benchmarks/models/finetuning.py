@@ -1,7 +1,7 @@
 """What a few labeled scans and half an hour of two cores are worth to an embedded model.
 
     python -m benchmarks.models.finetuning [--people 1 5] [--steps 150]
-        [--ways plain adapted fine-tuned scratch] [--data ../shared/data/malc]
+        [--ways plain adapted fine-tuned ...] [--data ../shared/data/malc]
         [--work runs/finetuning] [--threads 2]
 
 So many people of the training split, drawn at random, teach; ten others are scored on their own
@@ -10,7 +10,9 @@ voxels, by every way of learning from the former:
 - **plain**: nothing is learned; the network without the offsets and slopes that it ships with, as
   those come from scans of the same annotators.
 - **adapted**: offsets and slopes are chosen (`fewlabel adapt`).
-- **fine-tuned**: all weights move, from the embedded ones (recipe `finetune`).
+- **fine-tuned**: all weights move, from the embedded ones (recipe `finetune`); the network sees
+  whole fields, as it is used to.
+- **in patches**: the same, but that it sees patches only.
 - **scratch**: the same network with the same steps and patches, from random weights.
 
 Stop it at any time; the same command goes on. Rows go to benchmarks/results/finetuning_MODEL.csv.
@@ -41,21 +43,22 @@ from fewlabel.train.progress import shown
 from fewlabel.train_run import Means, train_run
 
 SCORED = 10
-WAYS = ("plain", "adapted", "fine-tuned", "scratch")
+WAYS = ("plain", "adapted", "fine-tuned", "in patches", "scratch")
 PATCH = 96
-"""Voxels of 1 mm, of the field of 160 x 192 x 160, that are judged in each step."""
+"""Voxels of 1 mm that are judged in each step, of a field of 160 x 192 x 160."""
 
 
-def settings(strategy: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
+def settings(way: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
     """A learning rate a tenth of what a new network gets; otherwise alike."""
-    rate = 1e-3 if strategy == "full" else 1e-2
+    scratch = way == "scratch"
     return {
-        "recipe": "finetune", "seed": 0, "source": str(model), "strategy": strategy,
+        "recipe": "finetune", "seed": 0, "source": str(model),
+        "strategy": "scratch" if scratch else "full", "windows": way != "fine-tuned",
         "data": {"cohort": str(cohort)}, "allow_empty_classes": True,
         "patches": {"size": [PATCH] * 3, "batch": 1}, "steps": steps,
         "optimizer": {
-            "kind": "adamw", "learning_rate": rate, "weight_decay": 1e-4, "decay": "poly",
-            "warmup_steps": 20, "ema": 0.99, "clip": 1.0,
+            "kind": "adamw", "learning_rate": 1e-2 if scratch else 1e-3, "weight_decay": 1e-4,
+            "decay": "poly", "warmup_steps": 20, "ema": 0.99, "clip": 1.0,
         },
     }  # fmt: skip
 
@@ -70,19 +73,19 @@ def taught(
     way: str, model: ModelFolder, few: Sequence[Case], work: Path, asked: Any
 ) -> ModelFolder:
     """The model that a way makes of a few labeled scans."""
-    out = work / f"{way}-model"
+    run = work / way.replace(" ", "-")
+    out = run.with_name(f"{run.name}-model")
     if way == "plain":
         return model
     if way == "adapted":
         return write_adapted(model, adapt(model, few, Compute(threads=asked.threads)), out)
-    manifest, config = work / "few.tsv", work / f"{way}.yaml"
+    manifest, config = work / "few.tsv", run.with_suffix(".yaml")
     write_cohort(Cohort(tuple(few)), manifest)
-    strategy = "full" if way == "fine-tuned" else "scratch"
-    config.write_text(yaml.safe_dump(settings(strategy, model.folder, manifest, asked.steps)))
+    config.write_text(yaml.safe_dump(settings(way, model.folder, manifest, asked.steps)))
     with shown() as watch:
         means = Means("cpu", devices=asked.threads, cache=work / "cache", watch=watch)
-        train_run(config, work / way, resume=True, means=means)
-    return export_run(work / way, out).model
+        train_run(config, run, resume=True, means=means)
+    return export_run(run, out).model
 
 
 def scored(model: ModelFolder, cases: Sequence[Case], threads: int) -> dict[str, float]:
