@@ -30,7 +30,7 @@ def weights_of(model: ModelFolder) -> dict[str, Tensor]:
     Raises:
         ModelFolderError: If they cannot be read, or are not those of a U-Net.
     """
-    return _read(model)[0]
+    return read_weights(model)[0]
 
 
 def network_of(model: ModelFolder) -> nn.Module:
@@ -39,7 +39,7 @@ def network_of(model: ModelFolder) -> nn.Module:
     Raises:
         ModelFolderError: If it cannot be read, or is none that torch can run here.
     """
-    weights, mirrored = _read(model)
+    weights, mirrored = read_weights(model)
     card = model.card
     heads = {name: card.heads[name] for name in heads_of(weights) if name in card.heads}
     network = UNet({name: head.n_classes for name, head in heads.items()}, **shape_of(weights))
@@ -56,8 +56,12 @@ def network_of(model: ModelFolder) -> nn.Module:
     return Mirrored(network, {name: head.mirrored() for name, head in heads.items()})
 
 
-def _read(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:
-    """Weights of the U-Net, and whether it is averaged with its mirror image."""
+def read_weights(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:
+    """What `weights_of` gives, and whether the U-Net is averaged with its mirror image.
+
+    Raises:
+        ModelFolderError: If they cannot be read, or are not those of a U-Net.
+    """
     if model.weights is not None:
         try:
             return {key: w.float() for key, w in load_file(model.weights).items()}, False

@@ -18,7 +18,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.mni import Space
 from fewlabel.model import CARD, ModelFolder, find_model
-from fewlabel.model_weights import weights_of
+from fewlabel.model_weights import read_weights
 from fewlabel.nets.unet import last_layer, stride_of
 from fewlabel.settings import Settings, check_settings, read_mapping
 from fewlabel.splits import leaks
@@ -61,6 +61,7 @@ class Source:
         grid: The same, as `segment` does it.
         space: Where scans lie.
         people: Cases that it has learned from; None if nobody knows.
+        mirrored: Whether `segment` averages over the image and its mirror image.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Source:
     grid: GridRule
     space: Space
     people: Cohort | None
+    mirrored: bool = False
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -113,7 +115,8 @@ def _of_model(model: ModelFolder) -> Source:
             f"The model {card.name} looks at slices, which nothing goes on from.",
             fix="name the folder of a model or run with a U-Net.",
         )
-    weights = _with_offsets(weights_of(model), card)
+    stored, mirrored = read_weights(model)
+    weights = _with_offsets(stored, card)
     there = heads_of(weights)
     heads = {name: head for name, head in card.heads.items() if name in there}
     working = WorkingRule(
@@ -124,7 +127,7 @@ def _of_model(model: ModelFolder) -> Source:
     )
     name = f"the model {card.name} {card.version}"
     sees = Sees(heads, card.modalities)
-    return Source(name, weights, sees, working, card.grid, card.space, people=None)
+    return Source(name, weights, sees, working, card.grid, card.space, None, mirrored)
 
 
 def _with_offsets(weights: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
@@ -153,6 +156,7 @@ def _of_run(run: Path) -> Source:
         grid=_grid(found, before, working.spacing_mm, stride),
         space=before.space if before else found.get("space", "native"),
         people=Cohort(tuple(case for part in _people(run) for case in part.cases)),
+        mirrored=_chosen(found, "mirror", default=before.mirrored if before else False),
     )
 
 
@@ -204,12 +208,15 @@ def _grid(
     last = found["levels"][-1] if "levels" in found else found
     if "field_mm" in last:
         settings["field_mm"] = last["field_mm"]
-    windows = found.get("windows")
-    if windows is None:
-        windows = before is None or before.grid.window is not None
-    if windows:
+    if _chosen(found, "windows", default=before is None or before.grid.window is not None):
         settings["window"] = (found.get("patches") or {}).get("size")
     return GridRule.model_validate(settings)
+
+
+def _chosen(found: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    """A setting that may be left open."""
+    value = found.get(key)
+    return default if value is None else bool(value)
 
 
 def _people(run: Path) -> Iterator[Cohort]:

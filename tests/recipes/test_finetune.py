@@ -14,6 +14,7 @@ from fewlabel.errors import CohortError, ConfigError
 from fewlabel.export import Choice, export_run
 from fewlabel.model import find_model
 from fewlabel.model_weights import weights_of
+from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet
 from fewlabel.recipes import find_recipe, finetune, read_plan
 from fewlabel.slices import SliceRule
@@ -182,6 +183,25 @@ def test_a_model_that_ships_is_a_source_as_it_is(target, tmp_path):
     ), "it first says what the model says, offsets included"
 
 
+@pytest.mark.parametrize(("mirror", "kept"), [(None, True), (False, False)])
+def test_a_model_that_is_averaged_with_its_mirror_image_stays_so(target, tmp_path, mirror, kept):
+    told = {"patches": {"size": [32, 32, 32]}, "allow_empty_classes": True, "mirror": mirror}
+    net = stage_of(tmp_path, "adult-aseg32", target, **told).networks["net"]
+    plan = read_plan(settings_of(tmp_path, "adult-aseg32", target, **told))
+
+    export = plan.recipe.exports(plan.config, {"net": net})
+
+    assert isinstance(export.network, Mirrored) == kept
+    assert (export.settings is None) == kept
+
+
+def test_a_network_that_tells_an_age_has_no_mirror_image(target, tmp_path):
+    old = seen_in_fields(tmp_path, shape={"channels": (4, 8), "age": True})
+
+    with pytest.raises(ConfigError, match="cannot average over mirror images"):
+        stage_of(tmp_path, old, target, mirror=True)
+
+
 def test_a_model_of_slices_is_refused(target, tmp_path, monkeypatch):
     model = find_model("adult-aseg32")
     slices = replace(model, card=model.card.model_copy(update={"grid": SliceRule()}))
@@ -321,7 +341,7 @@ def seen_in_fields(tmp_path, **settings) -> Path:
     """A run of the recipe neonatal whose network has seen whole fields."""
     shape = {"fine": 3, "fine_norm": False, "channels": (4, 8), "depths": 1}
     told = {"recipe": "neonatal", "windows": False, "field_mm": [160.0, 128.0, 160.0]}
-    return source_run(tmp_path / "source", shape=shape, **(told | settings))
+    return source_run(tmp_path / "source", **({"shape": shape} | told | settings))
 
 
 def test_a_network_that_has_seen_whole_fields_goes_on_seeing_them(target, tmp_path):

@@ -30,6 +30,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.held_out import HeldOut
 from fewlabel.labels import LabelProtocol
 from fewlabel.mni import conform_in
+from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.settings import Settings
@@ -58,6 +59,9 @@ class Config(Settings):
     """Whether the network sees patches only, while it learns and in `segment`, or the source's
     whole field; None: what the source has seen. In a whole field it is judged at full resolution
     in a patch only, if the finest layer has no norm, as in `adult-aseg32`."""
+    mirror: bool | None = None
+    """Whether the exported network averages over the image and its mirror image: better, and
+    twice the time; None: as the source does. Networks that tell an age cannot."""
     augment: AugmentConfig = AugmentConfig()
     depths: int | None = Field(default=None, ge=1)
     """Resolutions that are supervised; None: as many as in the source."""
@@ -137,8 +141,10 @@ def exports(config: Config, networks: Networks) -> Export:
         grid = field_of(config, source, rule) or in_windows
     modalities = (" or " if rule.any_modality else " and ").join(rule.modalities)
     about = f"Structures of {' and '.join(heads)}: {config.strategy} from {source.name}."
+    mirrored = config.mirror or (config.mirror is None and source.mirrored)
+    sides = {name: head.mirrored() for name, head in heads.items()}
     return Export(
-        network=net,
+        network=Mirrored(net, sides) if mirrored else net,
         heads=heads,
         grid=grid,
         intensity=rule.intensity,
@@ -147,7 +153,7 @@ def exports(config: Config, networks: Networks) -> Export:
         modalities=rule.modalities,
         any_modality=rule.any_modality,
         ages_weeks=None if net.age is None else net.age.range_weeks,
-        settings=_shape(config, source, rule),
+        settings=None if mirrored else _shape(config, source, rule),
         description=" ".join((about, *config.data.allowed_leaks())),
         input=f"{modalities} scans like those it was trained on.",
     )
@@ -180,6 +186,11 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
     if (config.depths or 1) >= levels:
         raise ConfigError(
             f"`depths` must be less than the {levels} levels of the source.", fix="lower it."
+        )
+    if config.mirror and source.shape["age"]:
+        raise ConfigError(
+            "A network that tells an age cannot average over mirror images.",
+            fix="leave `mirror` out.",
         )
     if rule.intensity != "robust_scale" and config.augment.chance:
         raise ConfigError(
