@@ -53,7 +53,8 @@ def settings(way: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
     scratch = way == "scratch"
     return {
         "recipe": "finetune", "seed": 0, "source": str(model),
-        "strategy": "scratch" if scratch else "full", "windows": way != "fine-tuned",
+        "strategy": "scratch" if scratch else "full",
+        "windows": None if way == "fine-tuned" else True,
         "data": {"cohort": str(cohort)}, "allow_empty_classes": True,
         "patches": {"size": [PATCH] * 3, "batch": 1}, "steps": steps,
         "optimizer": {
