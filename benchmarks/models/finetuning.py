@@ -12,7 +12,8 @@ voxels, by every way of learning from the former:
 - **adapted**: offsets and slopes are chosen (`fewlabel adapt`).
 - **fine-tuned**: all weights move, from the embedded ones (recipe `finetune`); the network sees
   whole fields, as it is used to.
-- **in patches**: the same, but that it sees patches only.
+- **both**: the fine-tuned network is adapted, to the same scans.
+- **in patches**: the same as fine-tuned, but that it sees patches only.
 - **scratch**: the same network with the same steps and patches, from random weights.
 
 Stop it at any time; the same command goes on. Rows go to benchmarks/results/finetuning_MODEL.csv.
@@ -37,13 +38,13 @@ from fewlabel.export import export_run
 from fewlabel.io import read_labels, read_scan
 from fewlabel.labels import shared_protocol
 from fewlabel.metrics import dice
-from fewlabel.model import ModelFolder, find_model, write_model
+from fewlabel.model import ModelFolder, find_model, read_model, write_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.train.progress import shown
 from fewlabel.train_run import Means, train_run
 
 SCORED = 10
-WAYS = ("plain", "adapted", "fine-tuned", "in patches", "scratch")
+WAYS = ("plain", "adapted", "fine-tuned", "both", "in patches", "scratch")
 PATCH = 96
 """Voxels of 1 mm that are judged in each step, of a field of 160 x 192 x 160."""
 
@@ -78,8 +79,9 @@ def taught(
     out = run.with_name(f"{run.name}-model")
     if way == "plain":
         return model
-    if way == "adapted":
-        return write_adapted(model, adapt(model, few, Compute(threads=asked.threads)), out)
+    if way in ("adapted", "both"):
+        before = model if way == "adapted" else read_model(work / "fine-tuned-model")
+        return write_adapted(before, adapt(before, few, Compute(threads=asked.threads)), out)
     manifest, config = work / "few.tsv", run.with_suffix(".yaml")
     write_cohort(Cohort(tuple(few)), manifest)
     config.write_text(yaml.safe_dump(settings(way, model.folder, manifest, asked.steps)))
