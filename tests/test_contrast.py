@@ -32,7 +32,7 @@ def parts(grid_scan, card):
         found.append(np.digitize(bright, [0.15, 0.5, 0.82]))
         return Answer(shares_of(found[-1], 200))
 
-    look_at({"T1w": grid_scan}, card, Engine(run, "by hand"), Watch())
+    look_at({"T1w": grid_scan}, card, lambda: Engine(run, "by hand"), Watch())
     return found[0]
 
 
@@ -67,7 +67,7 @@ def scan():
 
 def test_a_scan_in_the_contrast_that_a_network_knows_is_looked_at_once(scan, card):
     classes, seen = parts(scan, card), []
-    found, _ = look_at({"T1w": scan}, card, knowing(classes, (230, 150), seen), Watch())
+    found, _ = look_at({"T1w": scan}, card, lambda: knowing(classes, (230, 150), seen), Watch())
 
     assert len(seen) == 1
     assert not found.exchanged
@@ -76,7 +76,7 @@ def test_a_scan_in_the_contrast_that_a_network_knows_is_looked_at_once(scan, car
 def test_the_other_contrast_is_turned_over_and_the_surer_answer_kept(scan, card):
     classes, seen = parts(scan, card), []
     engine = knowing(classes, (230, 150), seen)
-    found, _ = look_at({"T1w": turned_over(scan)}, card, engine, Watch())
+    found, _ = look_at({"T1w": turned_over(scan)}, card, lambda: engine, Watch())
 
     assert len(seen) == 2
     assert found.exchanged
@@ -87,7 +87,7 @@ def test_the_other_contrast_is_turned_over_and_the_surer_answer_kept(scan, card)
 def test_an_answer_that_is_less_sure_is_not_kept(scan, card):
     classes, seen = parts(scan, card), []
     engine = knowing(classes, (150, 230), seen)
-    found, _ = look_at({"T1w": turned_over(scan)}, card, engine, Watch())
+    found, _ = look_at({"T1w": turned_over(scan)}, card, lambda: engine, Watch())
 
     assert len(seen) == 2
     assert not found.exchanged
@@ -97,7 +97,7 @@ def test_an_answer_that_is_less_sure_is_not_kept(scan, card):
 def test_without_a_contrast_in_its_card_nothing_is_turned_over(scan, card):
     classes, seen = parts(scan, card), []
     engine = knowing(classes, (230, 150), seen)
-    found, _ = look_at({"T1w": turned_over(scan)}, band_card(), engine, Watch())
+    found, _ = look_at({"T1w": turned_over(scan)}, band_card(), lambda: engine, Watch())
 
     assert len(seen) == 1
     assert not found.exchanged

@@ -1,7 +1,7 @@
 """What a network sees of a scan: where it looks, how often, and with which contrast."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -30,6 +30,8 @@ _CLEARLY_LESS = 0.01
 Scans = Mapping[str, Scan]
 """Images of one head by modality."""
 Image = Float32[np.ndarray, "channels i j k"]
+Opened = Callable[[], Engine | SliceEngine]
+"""Gives the network, as soon as it is ready."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +70,14 @@ class Watch:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
 
-def look_at(
-    scans: Scans, card: ModelCard, engine: Engine | SliceEngine, watch: Watch
-) -> tuple[Seen, Grid]:
+def look_at(scans: Scans, card: ModelCard, opened: Opened, watch: Watch) -> tuple[Seen, Grid]:
     """Let a network look at a head, and draw what it sees as the card says.
+
+    Args:
+        scans: Images of the head.
+        card: Of the network.
+        opened: Called when the images are ready.
+        watch: Takes the time of each stage.
 
     Returns:
         What it sees, and the first scan's grid where it was placed for that.
@@ -79,10 +85,8 @@ def look_at(
     if card.space == "mni-rigid":
         with watch.stage("register"):
             scans = _in_mni(scans)
-    if isinstance(engine, SliceEngine):
-        seen = _in_slices(scans, card, engine, watch)
-    else:
-        seen = _in_fields(scans, card, engine, watch)
+    look = _in_slices if isinstance(card.grid, SliceRule) else _in_fields
+    seen = look(scans, card, opened, watch)
     if card.slopes:
         with watch.stage("restore"):
             lean(seen.shares, card.style.slopes, seen.field)
@@ -118,7 +122,7 @@ def _in_mni(scans: Scans) -> Scans:
     }
 
 
-def _in_fields(scans: Scans, card: ModelCard, engine: Engine, watch: Watch) -> Seen:
+def _in_fields(scans: Scans, card: ModelCard, opened: Opened, watch: Watch) -> Seen:
     """Look at a field of cubic voxels, and again if the brain turns out to lie elsewhere."""
     assert isinstance(card.grid, GridRule)
     first = first_of(scans)
@@ -128,6 +132,9 @@ def _in_fields(scans: Scans, card: ModelCard, engine: Engine, watch: Watch) -> S
         looks += 1
         with watch.stage("conform"):
             image = _image(scans, card, field)
+        with watch.stage("start"):
+            engine = opened()
+        assert isinstance(engine, Engine)
         with watch.stage("network"):
             answer = engine.run(image)
         with watch.stage("restore"):
@@ -162,11 +169,14 @@ def _image(scans: Scans, card: ModelCard, field: Grid) -> Image:
     return image
 
 
-def _in_slices(scans: Scans, card: ModelCard, engine: SliceEngine, watch: Watch) -> Seen:
+def _in_slices(scans: Scans, card: ModelCard, opened: Opened, watch: Watch) -> Seen:
     """Look at three-slice images of the part of the scan that is not empty."""
     assert isinstance(card.grid, SliceRule)
     with watch.stage("conform"):
         volumes, field = prepare(scans, card.grid)
+    with watch.stage("start"):
+        engine = opened()
+    assert isinstance(engine, SliceEngine)
     with watch.stage("network"):
         shares = look_at_slices(engine, volumes, card.grid, field)
     return Seen(shares, field, 1)

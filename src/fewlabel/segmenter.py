@@ -85,7 +85,7 @@ class Segmenter:
     def __init__(self, model: ModelFolder, compute: Compute) -> None:
         self.model, self.compute = model, compute
         self.norms = None if model.quality is None else read_norms(model.quality)
-        # Starting the network takes half a second, in which the first scan can be read.
+        # Starting the network takes half a second, in which the first scan is read and placed.
         background = ThreadPoolExecutor(1)
         self._engine = background.submit(open_engine, model, compute)
         background.submit(import_module, "scipy.ndimage")  # 0.2 s, for `main_body`
@@ -142,9 +142,7 @@ class Segmenter:
         """
         card, watch = self.model.card, watch or Watch()
         scans = by_modality(scan, card)
-        with watch.stage("start"):
-            engine = self._engine.result()
-        return look_at(scans, card, engine, watch)
+        return look_at(scans, card, self._engine.result, watch)
 
     def _record(self, engine: str, seen: Seen, watch: Watch, quality: Quality) -> dict[str, Any]:
         card = self.model.card
