@@ -20,7 +20,10 @@ Stop it at any time; the same command goes on. Rows go to benchmarks/results/fin
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +43,7 @@ from fewlabel.labels import shared_protocol
 from fewlabel.metrics import dice
 from fewlabel.model import ModelFolder, find_model, read_model, write_model
 from fewlabel.segmenter import Segmenter
-from fewlabel.train.progress import shown
-from fewlabel.train_run import Means, train_run
+from fewlabel.tune import seconds_of
 
 SCORED = 10
 WAYS = ("plain", "adapted", "fine-tuned", "both", "in patches", "scratch")
@@ -85,9 +87,11 @@ def taught(
     manifest, config = work / "few.tsv", run.with_suffix(".yaml")
     write_cohort(Cohort(tuple(few)), manifest)
     config.write_text(yaml.safe_dump(settings(way, model.folder, manifest, asked.steps)))
-    with shown() as watch:
-        means = Means("cpu", devices=asked.threads, cache=work / "cache", watch=watch)
-        train_run(config, run, resume=True, means=means)
+    program = str(Path(sys.executable).with_name("fewlabel"))
+    words = [program, "train", str(config), "--out", str(run), "--device", "cpu"]
+    words += ["--devices", str(asked.threads), "--cache", str(work / "cache")]
+    words += ["--resume"] if run.exists() else []
+    subprocess.run(words, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return export_run(run, out).model
 
 
@@ -129,7 +133,9 @@ def main() -> None:
                 continue
             begin = time.perf_counter()
             result = taught(way, model, order[:n], work, asked)
-            minutes = f"{(time.perf_counter() - begin) / 60:.1f}"
+            run = work / way.replace(" ", "-")
+            seconds = seconds_of(run) if run.exists() else time.perf_counter() - begin
+            minutes = f"{seconds / 60:.1f}"
             about = provenance(asked.note) | known | {"minutes": minutes}
             values = scored(result, order[-SCORED:], asked.threads)
             add_rows(table, [about | {"case": c, "dice": f"{v:.4f}"} for c, v in values.items()])

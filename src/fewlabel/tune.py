@@ -87,7 +87,7 @@ def tune(
         run = out / strategy
         told = (*changes, f"strategy={strategy}")
         train_run(config, run, changes=told, resume=True, means=means)
-        ways.append(Way(strategy, *counts(run), _seconds(run), _scores(run, split)))
+        ways.append(Way(strategy, *counts(run), seconds_of(run), _scores(run, split)))
         write_text(out / TABLE, as_tsv(ways))
         write_text(out / PAGE, as_markdown(ways, split))
     return tuple(ways)
@@ -114,7 +114,7 @@ def _checked(
     return [strategy for strategy in PAPER if strategy in named]
 
 
-def _seconds(run: Path) -> float:
+def seconds_of(run: Path) -> float:
     rows = History(run / HISTORY).rows()
     paces = [(step, value) for _, step, name, value in rows if name == "steps per second"]
     return paces[-1][0] / paces[-1][1] if paces else 0.0
