@@ -115,6 +115,7 @@ def _checked(
 
 
 def seconds_of(run: Path) -> float:
+    """Time of a run's steps, at the pace that it ended with; 0 if it has taken none."""
     rows = History(run / HISTORY).rows()
     paces = [(step, value) for _, step, name, value in rows if name == "steps per second"]
     return paces[-1][0] / paces[-1][1] if paces else 0.0
