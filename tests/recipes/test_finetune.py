@@ -106,7 +106,10 @@ def test_the_recipe_is_known_by_its_name():
 def test_the_shipped_settings_are_understood():
     configs = Path(__file__).parents[2] / "configs"
 
+    adult = read_plan(configs / "finetune_adult.yaml").config
     config = read_plan(configs / "richter2022_finetune.yaml").config
+
+    assert adult.windows is None, "as in the source: whole fields"
 
     assert config.optimizer.learning_rate == 1e-3
 
