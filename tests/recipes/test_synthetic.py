@@ -4,9 +4,9 @@ import pytest
 import torch
 import yaml
 
-from fewlabel.nets.unet import UNet
+from fewlabel.nets.unet import UNet, inside
 from fewlabel.recipes import synthetic
-from fewlabel.recipes.synthetic import Config, Level, _draw_window, _inside
+from fewlabel.recipes.synthetic import Config, Level, _draw_window
 from fewlabel.train.checkpoint import save_weights
 from fewlabel.train.stage import Workplace
 from tests.recipes.toys import synthetic as toy
@@ -83,10 +83,10 @@ def test_windows_lie_within_the_field_on_even_voxels():
 def test_the_rim_of_a_window_has_no_labels():
     classes = torch.ones(1, 8, 8, 8, dtype=torch.int64)
 
-    inside = _inside(classes, (slice(0, 4), slice(2, 6), slice(4, 8)))
+    kept = inside(classes, (slice(0, 4), slice(2, 6), slice(4, 8)))
 
-    assert inside.shape == (1, 4, 4, 4)
-    assert (inside == 1).sum() == 8
+    assert kept.shape == (1, 4, 4, 4)
+    assert (kept == 1).sum() == 8
     assert (classes == 1).all()
 
 
