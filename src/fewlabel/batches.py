@@ -27,7 +27,7 @@ Heads = Mapping[str, LabelProtocol]
 WINDOW = "window"
 """Key of the voxels, from and to along each axis, that a patch of a larger image has."""
 
-_APART = 4  # voxels that brains lie off the middle, at most
+_APART = 4  # voxels between where `segment` looks and where fields are drawn, at most
 _SAME_AGE = 0.05  # logarithm of length: heads of one age differ so much, about
 
 

@@ -109,10 +109,8 @@ class HeldOut:
             return shares
 
         image, drawn = self._seen(example.scan)
-        found, terms = (
-            stitch(image, self.patch, head.n_classes, predict),
-            example.contracts[name][0],
-        )
+        found = stitch(image, self.patch, head.n_classes, predict)
+        terms = example.contracts[name][0]
         self._taken[name].update(confusion_by_contract(found, drawn, terms, head))
         yield from dice_by_contract(found, drawn, terms, head)
 

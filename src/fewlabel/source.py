@@ -127,7 +127,9 @@ def _of_model(model: ModelFolder) -> Source:
     )
     name = f"the model {card.name} {card.version}"
     sees = Sees(heads, card.modalities)
-    return Source(name, weights, sees, working, card.grid, card.space, None, mirrored)
+    return Source(
+        name, weights, sees, working, card.grid, card.space, people=None, mirrored=mirrored
+    )
 
 
 def _with_offsets(weights: dict[str, Tensor], card: ModelCard) -> dict[str, Tensor]:
