@@ -89,13 +89,20 @@ def export_run(run: Path, out: Path, choice: Choice | None = None) -> Exported:
         choice: Which weights.
 
     Raises:
-        ConfigError: If the run has no such stage or weights.
+        ConfigError: If the run has no such stage or weights, or weights for torch are wanted of a
+            network that has none.
         ModelFolderError: If ONNX and torch differ by more than `LARGEST_DIFFERENCE` allows.
         OutputError: If `out` cannot be written.
     """
     choice = choice or Choice()
     plan = plan_of(run)
     stage, export = _trained(run, plan, choice)
+    if choice.with_weights and export.settings is None:
+        raise ConfigError(
+            "Weights for torch are kept of plain U-Nets only, not of networks that look at slices"
+            " or average over mirror images.",
+            fix="leave out --with-weights: a U-Net can be fine-tuned from its ONNX file, too.",
+        )
     card = card_of(out.resolve().name, plan, stage, export, choice)
     if card.age is not None:
         error = error_weeks(History(run / "history.csv").rows(), stage, choice)

@@ -198,6 +198,16 @@ def test_a_model_that_is_averaged_with_its_mirror_image_stays_so(target, tmp_pat
     assert (export.settings is None) == kept
 
 
+def test_weights_for_torch_are_refused_of_networks_with_a_mirror_image(source, target, tmp_path):
+    run = trained(tmp_path, source, target, mirror=True)
+
+    with pytest.raises(ConfigError, match="of plain U-Nets only"):
+        export_run(run, tmp_path / "model", Choice(with_weights=True))
+
+    export_run(run, tmp_path / "model")
+    assert read_source(tmp_path / "model").mirrored
+
+
 def test_a_network_that_tells_an_age_has_no_mirror_image(target, tmp_path):
     old = seen_in_fields(tmp_path, shape={"channels": (4, 8), "age": True})
 
