@@ -73,12 +73,9 @@ def without_style(model: ModelFolder, out: Path) -> ModelFolder:
     return write_model(out, card, onnx=model.onnx.read_bytes())
 
 
-def taught(
-    way: str, model: ModelFolder, few: Sequence[Case], work: Path, asked: Any
-) -> ModelFolder:
+def taught(way: str, model: ModelFolder, few: Sequence[Case], run: Path, asked: Any) -> ModelFolder:
     """The model that a way makes of a few labeled scans."""
-    run = work / way.replace(" ", "-")
-    out = run.with_name(f"{run.name}-model")
+    work, out = run.parent, run.with_name(f"{run.name}-model")
     if way == "plain":
         return model
     if way in ("adapted", "both"):
@@ -132,8 +129,8 @@ def main() -> None:
             if any(known.items() <= row.items() for row in read_rows(table)):
                 continue
             begin = time.perf_counter()
-            result = taught(way, model, order[:n], work, asked)
             run = work / way.replace(" ", "-")
+            result = taught(way, model, order[:n], run, asked)
             seconds = seconds_of(run) if run.exists() else time.perf_counter() - begin
             minutes = f"{seconds / 60:.1f}"
             about = provenance(asked.note) | known | {"minutes": minutes}

@@ -17,7 +17,7 @@ from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract, contract
 from fewlabel.errors import ProtocolError
 from fewlabel.labels import UNLABELED, LabelProtocol, load_protocol
-from fewlabel.patches import Index, cut, draw_start
+from fewlabel.patches import Index, draw_start
 from fewlabel.settings import Settings
 from fewlabel.shares import index
 from fewlabel.train.stage import Batch
@@ -196,17 +196,8 @@ class Patches:
         torch_rng = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
         margin, size = self.chance.margin_voxels, self._seen
         i, j, k = (n + 2 * margin for n in size)
-        first, around = self._place(rng, example)
-        start = index(np.array(first) - margin)
-        image = np.stack(
-            [
-                cut(one, start, (i, j, k), dark)
-                for one, dark in zip(example.scan.image, example.scan.darkest, strict=True)
-            ]
-        )
-        classes = np.full((i, j, k), UNLABELED, dtype=np.int16)
-        if example.scan.classes is not None:
-            classes = cut(example.scan.classes, start, (i, j, k), UNLABELED)
+        first, around = self._place(rng, example.scan)
+        image, classes = example.scan.part(index(np.array(first) - margin), (i, j, k))
         more_rng = np.random.default_rng((self.seed, 4, number))
         moved = torch.from_numpy(image), torch.from_numpy(classes)
         if more_rng.random() < self.chance.synthetic:
@@ -266,21 +257,14 @@ class Patches:
     def _seen(self) -> Index:
         return self.field.field if self.field else self.config.size
 
-    @cached_property
-    def _starts(self) -> dict[str, Index]:
-        """Where the fields of all cases begin."""
-        if self.field is None:
-            return {}
-        return {one.scan.case.id: one.scan.start_of(self.field) for one in self.examples}
-
-    def _place(self, rng: np.random.Generator, example: Example) -> tuple[Index, Index | None]:
+    def _place(self, rng: np.random.Generator, scan: Conformed) -> tuple[Index, Index | None]:
         """First voxel of what is seen, and one in it that the patch shall show, if any."""
-        scan, around = example.scan, None
+        around = None
         if scan.places is not None and rng.random() < self.config.foreground:
             around = scan.places.draw(rng, self.config.rarity)
         if self.field is None:
             return draw_start(rng, index(scan.image.shape[1:]), self.config.size, around), None
-        first = self._starts[example.scan.case.id] + rng.integers(-_APART, _APART + 1, 3)
+        first = np.array(scan.start_of(self.field)) + rng.integers(-_APART, _APART + 1, 3)
         return index(first), None if around is None else index(np.array(around) - first)
 
     def _window(self, rng: np.random.Generator, around: Index | None, *, flip: bool) -> Batch:

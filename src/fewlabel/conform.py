@@ -83,6 +83,12 @@ def part_of(grid: Grid, start: Index, shape: Index) -> Grid:
     return Grid(shape, affine)
 
 
+def start_in(grid: Grid, part: Grid) -> Index:
+    """The voxel of `grid` that a grid on the same lattice begins at; see `part_of`."""
+    shift = np.linalg.solve(grid.affine[:3, :3], part.affine[:3, 3] - grid.affine[:3, 3])
+    return index(np.rint(shift))
+
+
 def turned(volume: Scan | LabelMap) -> tuple[Grid, Shaped[np.ndarray, "a b c"]]:
     """The same voxels with axes reordered and reversed to face right, front and up.
 

@@ -16,15 +16,14 @@ from pydantic import Field, model_validator
 from fewlabel import intensity
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, of_each
-from fewlabel.conform import GridRule, conform, turned, upright
+from fewlabel.conform import GridRule, conform, start_in, turned, upright
 from fewlabel.errors import CohortError, FewlabelError
 from fewlabel.field import first_look
 from fewlabel.grid import Grid
 from fewlabel.io import read_labels, read_scan
 from fewlabel.labels import UNLABELED, LabelProtocol
-from fewlabel.patches import Places, find_places
+from fewlabel.patches import Index, Places, cut, find_places
 from fewlabel.settings import Settings
-from fewlabel.shares import Index, index
 from fewlabel.volume import LabelMap, Scan, require_same_grid
 
 _VERSION = 2  # to be raised when the same files would be conformed differently
@@ -82,10 +81,18 @@ class Conformed:
 
     def start_of(self, rule: GridRule) -> Index:
         """First voxel of the field that `segment` would look at first; it may lie beyond."""
-        shown = self.image[int(self.there.argmax())]
-        field = first_look(Scan(np.asarray(shown), self.grid), rule)
-        steps = (field.affine[:3, 3] - self.grid.affine[:3, 3]) / rule.spacing_mm
-        return index(np.rint(steps))
+        shown = np.asarray(self.image[int(self.there.argmax())])
+        return start_in(self.grid, first_look(Scan(shown, self.grid), rule))
+
+    def part(
+        self, start: Index, shape: Index
+    ) -> tuple[Float32[np.ndarray, "m x y z"], Int16[np.ndarray, "x y z"]]:
+        """Images and labels of a part, which may lie beyond: dark, and unlabeled (-1)."""
+        both = zip(self.image, self.darkest, strict=True)
+        image = np.stack([cut(one, start, shape, dark) for one, dark in both])
+        if self.classes is None:
+            return image, np.full(shape, UNLABELED, dtype=np.int16)
+        return image, cut(self.classes, start, shape, UNLABELED)
 
     @cached_property
     def is_complete(self) -> bool:
@@ -194,8 +201,8 @@ def labels_on(labels: LabelMap, target: Grid) -> LabelMap:
     coarser = np.array(target.spacing_mm) / np.array(source.spacing_mm)
     count = np.maximum(1, np.ceil(coarser - 0.25)).astype(int)  # 1.2 times as large is nearest
     votes = []
-    for place in np.ndindex(*count):
-        shift = (np.array(place) + 0.5) / count - 0.5
+    for index in np.ndindex(*count):
+        shift = (np.array(index) + 0.5) / count - 0.5
         offset = np.round(matrix[:3, :3] @ shift + matrix[:3, 3], 6)
         votes.append(
             affine_transform(

@@ -60,7 +60,8 @@ def exchanged(
 
 def sureness(shares: Probabilities) -> float:
     """The mean probability of the most likely structure, where there is one, from 0 to 1."""
-    background, *others = every(shares, _STEP)
-    best = largest(iter(others))
+    some = every(shares, _STEP)
+    background = next(some)
+    best = largest(some)
     found = best[best > background]
     return float(found.mean()) / 255 if len(found) else 0.0

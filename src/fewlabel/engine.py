@@ -192,19 +192,15 @@ def age_in(request: Any) -> float:
     return float(request.output_tensors[-1].data.ravel()[0])
 
 
-def cpu_settings(compute: Compute, *, exact: bool = False) -> dict[str, Any]:
+def cpu_settings(compute: Compute) -> dict[str, Any]:
     """What OpenVINO is told when it compiles a network that shall answer soon.
 
     Its threads are not tied to cores: those of two processes would be tied to the same ones.
-
-    Args:
-        compute: What a user asked for.
-        exact: In 32 bits, whatever that was.
     """
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     if compute.threads:
         settings["INFERENCE_NUM_THREADS"] = compute.threads
-    if exact or compute.precision == "exact":
+    if compute.precision == "exact":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     return settings
 

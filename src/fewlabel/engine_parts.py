@@ -142,7 +142,8 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
         openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
     )
     request = compiled.create_infer_request()
-    head, n_classes = _head(core, cut, kind, cpu_settings(compute, exact=True))
+    exact = compute.model_copy(update={"precision": "exact"})
+    head, n_classes = _head(core, cut, kind, cpu_settings(exact))
     planes = _planes(core, cut, window, kind, settings)
 
     def run_body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
@@ -213,7 +214,7 @@ def _affine(
     nothing = op.parameter([1, channels, 1, 1, 1], np.float32)
     layer.input(0).replace_source_output(nothing.output(0))
     ends = [op.result(one) for one in (layer.input_value(1), cut.logits(network))]
-    exact = cpu_settings(Compute(threads=1), exact=True)
+    exact = cpu_settings(Compute(threads=1, precision="exact"))
     asked = core.compile_model(openvino.Model(ends, [nothing], "last"), "CPU", exact)
     weight, added = asked([np.zeros((1, channels, 1, 1, 1), np.float32)]).to_tuple()
     return weight.reshape(-1, channels).copy(), added.ravel().copy()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from fewlabel.conform import GridRule, conform, part_of, turned, upright
+from fewlabel.conform import GridRule, conform, part_of, start_in, turned, upright
 from fewlabel.grid import Grid
 from fewlabel.intensity import robust_scale
 from fewlabel.shares import Index, Probabilities, Shares
@@ -123,7 +123,7 @@ def look_again(brain: Shaped[np.ndarray, "i j k"], field: Grid, native: Grid) ->
         return None
     low, high = extent(brain, least)
     lattice = _lattice(native, field.spacing_mm[0])
-    corner = np.rint((field.affine[:3, 3] - lattice.affine[:3, 3]) / field.spacing_mm[0])
+    corner = np.array(start_in(lattice, field))
     goes_on_below = corner > 0
     goes_on_above = corner + field.shape < lattice.shape
     cut = (goes_on_below & (low <= 1)) | (goes_on_above & (high >= np.array(field.shape) - 1))

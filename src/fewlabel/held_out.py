@@ -13,9 +13,9 @@ from fewlabel.batches import Example, Heads
 from fewlabel.conform import GridRule
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract
-from fewlabel.labels import UNLABELED, LabelProtocol
+from fewlabel.labels import LabelProtocol
 from fewlabel.nets.unet import UNet
-from fewlabel.patches import Index, cut, stitch
+from fewlabel.patches import Index, stitch
 from fewlabel.train.stage import Networks, Workplace
 from fewlabel.whole import write_text
 
@@ -31,7 +31,7 @@ class HeldOut:
     Args:
         examples: Those without labels are left out.
         heads: Protocol of each head of the network.
-        patch: Voxels that the network sees at once.
+        patch: Voxels that the network sees at once, where it does not see a whole field.
         field: What it looks at, as `segment` does at first; None: all of the scan.
         work: Where `validation.csv` is written to, the Dice of each scan and structure, and
             `confusion.csv`, what was taken for what.
@@ -46,7 +46,8 @@ class HeldOut:
         field: GridRule | None = None,
     ) -> None:
         self.examples = [example for example in examples if example.contracts]
-        self.heads, self.patch, self.work, self.field = heads, patch, work, field
+        self.heads, self.work, self.field = heads, work, field
+        self.patch = field.field if field else patch
         self._taken: dict[str, Counter[tuple[str, str]]] = {}
         self._ages: dict[str, list[float]] = {}
 
@@ -121,10 +122,7 @@ class HeldOut:
         assert scan.classes is not None
         if self.field is None:
             return np.asarray(scan.image), np.asarray(scan.classes)
-        start, shape = scan.start_of(self.field), self.field.field
-        both = zip(scan.image, scan.darkest, strict=True)
-        image = np.stack([cut(one, start, shape, dark) for one, dark in both])
-        return image, cut(scan.classes, start, shape, UNLABELED)
+        return scan.part(scan.start_of(self.field), self.patch)
 
 
 def dice_by_contract(

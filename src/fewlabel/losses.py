@@ -133,7 +133,8 @@ def supervise(
         step = 2**number
         near = classes if upsampled else classes[:, ::step, ::step, ::step]
         spread = F.interpolate(logits, classes.shape[1:]) if upsampled and number else logits
-        near = finest if finest is not None and not number else near
+        if number == 0 and finest is not None:
+            near = finest
         total = total + 0.5**number * loss(spread, near, merge)
     return total / sum(0.5**number for number in range(len(levels)))
 

@@ -15,6 +15,7 @@ from monai.networks.blocks.dynunet_block import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewlabel.labels import UNLABELED
 from fewlabel.nets.age import AgeHead
 
 AGE = "age_weeks"
@@ -80,14 +81,12 @@ class Encoder(nn.Module):
         return features
 
 
-def inside(
-    classes: Int[Tensor, "b i j k"], window: Window | None, unlabeled: int = -1
-) -> Int[Tensor, "b x y z"]:
+def inside(classes: Int[Tensor, "b i j k"], window: Window | None) -> Int[Tensor, "b x y z"]:
     """Labels of a window, its rim left out, as logits there lack the voxels beyond."""
     if window is None:
         return classes
     kept = classes[(slice(None), *window)][:, 1:-1, 1:-1, 1:-1]
-    return F.pad(kept, (1,) * 6, value=unlabeled)
+    return F.pad(kept, (1,) * 6, value=UNLABELED)
 
 
 class Finest(nn.Module):

@@ -110,8 +110,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     def loss(networks: Networks, batch: Batch) -> Losses:
         return losses_of(cast("UNet", networks["net"]), batch, config.objective)
 
-    field = field_of(config, source, rule)
-    held_out = HeldOut(val, heads, field.field if field else config.patches.size, work, field)
+    grid = grid_of(config, source, rule)
+    field = None if grid.window else grid
+    held_out = HeldOut(val, heads, config.patches.size, work, field)
     draw = Patches(train, heads, config.patches, config.augment, seed, field)
     yield Stage(
         name=STAGE,
@@ -136,9 +137,7 @@ def exports(config: Config, networks: Networks) -> Export:
     heads, rule = heads_of(config, source), rule_of(config, source)
     grid = source.grid
     if config.strategy != "frozen" or rule.spacing_mm != grid.spacing_mm:
-        settings = {"spacing_mm": rule.spacing_mm, "window": config.patches.size}
-        in_windows = GridRule.model_validate(grid.model_dump() | settings)
-        grid = field_of(config, source, rule) or in_windows
+        grid = grid_of(config, source, rule)
     modalities = (" or " if rule.any_modality else " and ").join(rule.modalities)
     about = f"Structures of {' and '.join(heads)}: {config.strategy} from {source.name}."
     mirrored = config.mirror or (config.mirror is None and source.mirrored)
@@ -201,18 +200,16 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
     return rule
 
 
-def field_of(config: Config, source: Source, rule: WorkingRule) -> GridRule | None:
-    """What the network sees, if it sees whole fields and not just patches.
+def grid_of(config: Config, source: Source, rule: WorkingRule) -> GridRule:
+    """What the network looks at: windows as large as patches, or whole fields.
 
     Raises:
-        ConfigError: If patches are larger.
+        ConfigError: If patches are larger than the whole field.
     """
     windows = source.grid.window is not None if config.windows is None else config.windows
-    if windows:
-        return None
-    changes = {"spacing_mm": rule.spacing_mm, "window": None}
+    changes = {"spacing_mm": rule.spacing_mm, "window": config.patches.size if windows else None}
     grid = GridRule.model_validate(source.grid.model_dump() | changes)
-    if any(a > b for a, b in zip(config.patches.size, grid.field, strict=True)):
+    if not windows and any(a > b for a, b in zip(config.patches.size, grid.field, strict=True)):
         raise ConfigError(
             f"Patches of {config.patches.size} voxels are larger than the source's field of"
             f" {grid.field}.",
