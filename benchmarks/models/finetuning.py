@@ -41,7 +41,7 @@ from fewlabel.export import export_run
 from fewlabel.io import read_labels, read_scan
 from fewlabel.labels import shared_protocol
 from fewlabel.metrics import dice
-from fewlabel.model import ModelFolder, find_model, read_model, write_model
+from fewlabel.model import ModelFolder, copy_model, find_model, read_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.tune import seconds_of
 
@@ -70,7 +70,7 @@ def settings(way: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
 def without_style(model: ModelFolder, out: Path) -> ModelFolder:
     """A copy of a model without offsets and slopes."""
     card = model.card.model_copy(update={"offsets": {}, "slopes": {}, "measured": ()})
-    return write_model(out, card, onnx=model.onnx.read_bytes())
+    return copy_model(model, out, card)
 
 
 def taught(way: str, model: ModelFolder, few: Sequence[Case], run: Path, asked: Any) -> ModelFolder:

@@ -22,9 +22,9 @@ import numpy as np
 from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.quality.damage import bright, shaded, upright, with_data
 from fewlabel.conform import conform, part_of
 from fewlabel.conformed import labels_on
+from fewlabel.damage import bright, facing_up, shaded, with_data
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.grid import Grid
@@ -175,7 +175,7 @@ def main() -> None:
     table, about = [], provenance(asked.note)
     for case in index_folder(asked.data.resolve()).cohort.cases[: asked.scans]:
         assert case.labels is not None
-        scan = upright(read_scan(case.scans["T1w"]))
+        scan = facing_up(read_scan(case.scans["T1w"]))
         stored = read_labels(case.labels, load_protocol(asked.protocol)).to(common)
         truth = labels_on(stored, scan.grid)
         truth.data[truth.data < 0] = 0  # beyond the label map
@@ -201,7 +201,7 @@ def main() -> None:
         table.append(about | row)
         print(case.id, *(f"{r['change']} {r['lost'] or r['outside']}" for r in table[-13:]),
               sep=", ", flush=True)  # fmt: skip
-    share = f"{outside(segmenter, upright(read_scan(EXAMPLE))):.4f}"
+    share = f"{outside(segmenter, facing_up(read_scan(EXAMPLE))):.4f}"
     row = {"case": "example", "change": "skull", "dice": "", "lost": "", "outside": share}
     table.append(about | row)
     add_rows(RESULTS / f"robustness_{segmenter.model.card.name}.csv", table)

@@ -1,76 +1,74 @@
 r"""How true Dice goes with the network's own doubt, and what is usual for a model's results.
 
-Segments scans that have a truth, as they are and mildly damaged, and keeps what was measured in a
+Does what `fewlabel calibrate` does, on several data sets at once, and keeps what was measured in a
 file, so that it can be stopped and taken up again. Then it fits `fewlabel.norms` on half of the
 people and tests on the other half, twenty times, and writes the means to
 `benchmarks/results/quality_MODEL.csv`. `--record` fits all and writes `quality.json` into the
 model folder:
 
     python -m benchmarks.quality.calibrate --keep looks.jsonl --record \
-        ../shared/data/malc:neuromorphometrics138 ../shared/data/oasis-trt:dktaseg
+        ../shared/data/malc ../shared/data/oasis-trt:dktaseg
 
 People who are in several of the data sets are told by `person_id` in `participants.tsv`.
 """
 
 import argparse
-import csv
 import json
 import statistics
-import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.quality.damage import MILD, upright
-from fewlabel.conform import turned
+from fewlabel.calibrate import Look, Task, look, tasks_for
+from fewlabel.cohort import Case
+from fewlabel.damage import MILD
+from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
-from fewlabel.evaluate import label_files, score_pair
 from fewlabel.grid import Grid
-from fewlabel.io import read_labels, read_scan
-from fewlabel.labels import Label, LabelProtocol, load_protocol
-from fewlabel.model import CARD, QUALITY, ModelFolder, find_model
+from fewlabel.labels import Label, LabelProtocol
+from fewlabel.model import ModelFolder, copy_model, find_model
 from fewlabel.norms import Norms
 from fewlabel.norms_fit import About, Known, fit_norms
+from fewlabel.people import WEEKS_PER_YEAR
 from fewlabel.quality import judge
 from fewlabel.segmenter import Segmenter
 from fewlabel.traits import Traits
 from fewlabel.volume import LabelMap
-from fewlabel.whole import write_text
 
 SPLITS = 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scan with its truth, and what is to be done to it."""
+    """A task in one of several data sets."""
 
     data: str
-    case: str
-    person: str
-    age_years: float
-    scan: Path
-    truth: Path
-    protocol: str
-    damage: str
+    task: Task
+
+    @property
+    def case(self) -> Case:
+        return self.task.case
 
     @property
     def key(self) -> str:
-        return f"{self.damage} {self.data} {self.case}"
+        return f"{self.task.damage} {self.data} {self.case.id}"
 
 
 @dataclass(frozen=True)
-class Look:
+class Measured:
     """What was measured of one job."""
 
     job: Job
-    known: Known
-    spacing_mm: float
+    look: Look
+
+    @property
+    def known(self) -> Known:
+        return self.look.known
 
 
 def main() -> None:
@@ -79,10 +77,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, required=True, help="file for what was measured")
     parser.add_argument("--record", action="store_true", help="write quality.json of the model")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("data", nargs="+", help="FOLDER:PROTOCOL")
+    parser.add_argument("data", nargs="+", help="FOLDER[:DESC of its labels]")
     options = parser.parse_args()
     model = find_model(options.model)
-    looks = look(jobs_from(options.data), model, options.keep, options.threads)
+    looks = measured(jobs_from(options.data), model, options.keep, options.threads)
     about = about_of(looks)
     rows = evaluate(looks, about)
     path = RESULTS / f"quality_{model.card.name}.csv"
@@ -91,37 +89,29 @@ def main() -> None:
     for row in rows:
         print(" | ".join(str(value) for value in row.values()))
     if options.record:
-        record(model, fit_norms([one.known for one in looks], about))
+        norms = fit_norms([one.known for one in looks], about)
+        about_it = model.folder / "README.md"
+        text = about_it.read_text() if about_it.exists() else None
+        copy_model(model, model.folder, model.card, norms)
+        if text is not None:
+            about_it.write_text(text)
+        print(f"{model.folder}: {asdict(About(norms.scans, norms.spacing_mm))}")
 
 
-def jobs_from(sources: list[str]) -> list[Job]:
-    """All scans as they are, and every second damaged one, which is enough to teach the slope."""
-    jobs = [job for source in sources for job in jobs_of(*source.split(":"))]
-    return [job for n, job in enumerate(jobs) if job.damage == "clean" or n // len(MILD) % 2 == 0]
+def jobs_from(sources: Sequence[str]) -> list[Job]:
+    """The tasks of all data sets."""
+    named = []
+    for source in sources:
+        folder, _, desc = source.partition(":")
+        cases = index_folder(Path(folder).resolve(), desc=desc).cohort.cases
+        named += [(Path(folder).name, case) for case in cases if case.labels]
+    data = {id(case): name for name, case in named}
+    return [Job(data[id(task.case)], task) for task in tasks_for([case for _, case in named])]
 
 
-def jobs_of(folder: str, protocol: str) -> Iterator[Job]:
-    data = Path(folder)
-    rows = csv.DictReader((data / "participants.tsv").open(), delimiter="\t")
-    people = {row["participant_id"]: row for row in rows}
-    truths = label_files(data / "derivatives" / "manual", load_protocol(protocol))
-    for scan in sorted(data.glob("sub-*/anat/*_T1w.nii.gz")):
-        case = scan.name.split("_")[0]
-        person = people[case]
-        for damage in MILD:
-            yield Job(
-                data.name,
-                case,
-                person.get("person_id", case),
-                float(person["age"]),
-                scan,
-                truths[case],
-                protocol,
-                damage,
-            )
-
-
-def look(jobs: list[Job], model: ModelFolder, keep: Path, threads: int | None) -> list[Look]:
+def measured(
+    jobs: Sequence[Job], model: ModelFolder, keep: Path, threads: int | None
+) -> list[Measured]:
     """Measure what is not yet in the file."""
     network = model.card.sha256["model.onnx"][:12]
     lines = keep.read_text().splitlines() if keep.exists() else []
@@ -131,52 +121,37 @@ def look(jobs: list[Job], model: ModelFolder, keep: Path, threads: int | None) -
         if job.key in done:
             continue
         segmenter = segmenter or Segmenter(model, Compute(threads=threads))
-        done[job.key] = {"key": job.key, "network": network, **measured(job, segmenter)}
+        done[job.key] = {"key": job.key, "network": network, **as_json(look(segmenter, job.task))}
         with keep.open("a") as stream:
             stream.write(json.dumps(done[job.key]) + "\n")
         print(f"{number} of {len(jobs)}: {job.key}", flush=True)
-    return [
-        Look(
-            job,
-            Known(
-                job.person,
-                Traits.from_json(done[job.key]["traits"]),
-                done[job.key]["dice"],
-                job.damage == "clean",
-            ),
-            done[job.key]["spacing_mm"],
-        )
-        for job in jobs
-    ]
+    return [Measured(job, from_json(done[job.key], job)) for job in jobs]
 
 
-def measured(job: Job, segmenter: Segmenter) -> dict[str, object]:
-    seed = zlib.crc32((job.damage + job.case).encode())
-    scan = MILD[job.damage](upright(read_scan(job.scan)), np.random.default_rng(seed))
-    result = segmenter(scan)
-    truth = read_labels(job.truth, load_protocol(job.protocol))
-    grid, classes = turned(truth)
-    truth = LabelMap(np.ascontiguousarray(classes), grid, truth.protocol)
-    scores = score_pair(result.labels, truth, case=job.case, metrics=["dice"])
+def as_json(found: Look) -> dict[str, object]:
+    known = found.known
     return {
-        "traits": result.traits.as_json(),
-        "dice": {row.structure: row.value for row in scores.rows if np.isfinite(row.value)},
-        "spacing_mm": max(scan.grid.spacing_mm),
-    }
+        "traits": known.traits.as_json(), "dice": dict(known.dice), "spacing_mm": found.spacing_mm,
+    }  # fmt: skip
 
 
-def about_of(looks: list[Look]) -> About:
+def from_json(row: dict[str, object], job: Job) -> Look:
+    known = Known(job.case.person, Traits.from_json(row["traits"]), row["dice"], job.task.intact)
+    return Look(known, row["spacing_mm"])
+
+
+def about_of(looks: Sequence[Measured]) -> About:
     clean = [one.job for one in looks if one.known.intact]
     counts = Counter(job.data for job in clean)
-    ages = [job.age_years for job in clean]
+    ages = [job.case.age_weeks / WEEKS_PER_YEAR for job in clean if job.case.age_weeks]
     return About(
         scans=", ".join(f"{n} scans of {name}" for name, n in counts.items()),
-        spacing_mm=max(one.spacing_mm for one in looks),
+        spacing_mm=max(one.look.spacing_mm for one in looks),
         ages_years=(min(ages), max(ages)),
     )
 
 
-def evaluate(looks: list[Look], about: About) -> list[dict[str, object]]:
+def evaluate(looks: Sequence[Measured], about: About) -> list[dict[str, object]]:
     """Fit on half of the people, test on the others; means and ranges over splits."""
     people = sorted({one.known.person for one in looks})
     found: dict[str, dict[str, list[float]]] = {}
@@ -186,8 +161,8 @@ def evaluate(looks: list[Look], about: About) -> list[dict[str, object]]:
         rest = [one for one in looks if one.known.person not in half]
         parts = {"as they are and damaged": rest}
         for damage in MILD:
-            parts[damage] = [one for one in rest if one.job.damage == damage]
-        for name in {one.job.data for one in rest}:
+            parts[damage] = [one for one in rest if one.job.task.damage == damage]
+        for name in dict.fromkeys(one.job.data for one in looks):
             parts[name] = [one for one in rest if one.job.data == name and one.known.intact]
         for name, part in parts.items():
             for figure, value in figures(part, norms).items():
@@ -202,7 +177,7 @@ def evaluate(looks: list[Look], about: About) -> list[dict[str, object]]:
     ]
 
 
-def figures(looks: list[Look], norms: Norms) -> dict[str, float]:
+def figures(looks: Sequence[Measured], norms: Norms) -> dict[str, float]:
     rows, means, warned = [], [], 0
     for one in looks:
         known = one.known
@@ -232,16 +207,6 @@ def a_brain() -> LabelMap:
     data = np.zeros((3, 3, 3), np.int16)
     data[1, 1, 1] = 1
     return LabelMap(data, Grid((3, 3, 3), np.eye(4)), LabelProtocol("one", (Label(1, "one"),)))
-
-
-def record(model: ModelFolder, norms: Norms) -> None:
-    """Write `quality.json`, and its hash into the card."""
-    text = norms.model_dump_json(indent=1) + "\n"
-    write_text(model.folder / QUALITY, text)
-    hashes = model.card.sha256 | {QUALITY: sha256(text.encode()).hexdigest()}
-    card = model.card.model_copy(update={"sha256": hashes})
-    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
-    print(f"{model.folder / QUALITY}: {asdict(About(norms.scans, norms.spacing_mm))}")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,15 @@
-"""What goes wrong with scans, done to good ones: mildly for calibration, badly for the gallery.
+"""What goes wrong with scans, done badly to good ones, for the gallery.
 
-Every function takes a scan and a random generator and gives a new scan; inputs never change.
+Every function takes a scan and gives a new scan; inputs never change. What is done mildly, to
+calibrate a model, is `fewlabel.damage`.
 """
 
-from collections.abc import Callable
-
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
+from scipy.ndimage import affine_transform, gaussian_filter
 
-from fewlabel.conform import turned
+from fewlabel.damage import Damage, bright, moved, noisy, with_data
 from fewlabel.grid import Grid
 from fewlabel.volume import Scan
-
-Damage = Callable[[Scan, np.random.Generator], Scan]
-
-
-def upright(scan: Scan) -> Scan:
-    """The same scan stored facing right, front and up, so that axes have a meaning here."""
-    grid, data = turned(scan)
-    return Scan(np.ascontiguousarray(data), grid)
-
-
-def with_data(scan: Scan, data: np.ndarray) -> Scan:
-    return Scan(np.ascontiguousarray(data, dtype=np.float32), scan.grid)
-
-
-def bright(scan: Scan) -> float:
-    """The intensity that 99 % of the voxels of the head stay below."""
-    return float(np.percentile(scan.data[scan.data > 0], 99))
 
 
 def brain_box(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
@@ -36,43 +18,6 @@ def brain_box(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     return np.percentile(where, 0.1, axis=0).astype(int), np.percentile(where, 99.9, axis=0).astype(
         int
     ) + 1
-
-
-def noisy(scan: Scan, rng: np.random.Generator, share: float) -> Scan:
-    """Rician noise, as in magnitude images, of a share of the bright intensities."""
-    sd = share * bright(scan)
-    real, imaginary = (rng.normal(0, sd, scan.data.shape) for _ in range(2))
-    return with_data(scan, np.hypot(scan.data + real, imaginary))
-
-
-def moved(scan: Scan, rng: np.random.Generator, times: int, mm: float) -> Scan:
-    """Motion during the scan: parts of k-space, along y, are from a head that has moved."""
-    spectrum = np.fft.fft(scan.data, axis=1)
-    n = scan.data.shape[1]
-    frequency = np.fft.fftfreq(n)
-    order = np.argsort(frequency)  # lines in the order in which they are acquired
-    for start in rng.choice(np.arange(n // 8, n), times, replace=False):
-        lines = order[start : start + int(rng.integers(n // 24, n // 8))]
-        lines = lines[np.abs(frequency[lines]) > 0.01]  # the head is where most lines say
-        shift = rng.normal(0, mm, 3) / np.array(scan.grid.spacing_mm)
-        rolled = np.roll(spectrum[:, lines], (round(shift[0]), round(shift[2])), (0, 2))
-        spectrum[:, lines] = rolled * np.exp(-2j * np.pi * frequency[lines] * shift[1])[:, None]
-    return with_data(scan, np.abs(np.fft.ifft(spectrum, axis=1)))
-
-
-def thick(scan: Scan, mm: float) -> Scan:
-    """Slices that are thick from bottom to top, on the voxels of before."""
-    sd = mm / scan.grid.spacing_mm[2] / 2.355
-    return with_data(scan, gaussian_filter(scan.data, (0, 0, sd)))
-
-
-def shaded(scan: Scan, rng: np.random.Generator, strength: float) -> Scan:
-    """A bias field: a smooth factor that falls off across the head."""
-    coarse = rng.normal(0, 1, (4, 4, 4))
-    at = np.meshgrid(*(np.linspace(0, 3, n) for n in scan.data.shape), indexing="ij")
-    field = map_coordinates(coarse, at, order=3, mode="nearest")
-    field = (field - field.mean()) / field.std()
-    return with_data(scan, scan.data * np.exp(strength * field))
 
 
 def cropped(scan: Scan, share: float) -> Scan:
@@ -159,15 +104,6 @@ def shuffled(scan: Scan, rng: np.random.Generator, edge: int = 24) -> Scan:
         data[target] = scan.data[blocks[source]]
     return with_data(scan, data)
 
-
-MILD: dict[str, Damage] = {
-    "clean": lambda scan, _: scan,
-    "noise": lambda scan, rng: noisy(scan, rng, 0.08),
-    "motion": lambda scan, rng: moved(scan, rng, 4, 3.0),
-    "thick slices": lambda scan, _: thick(scan, 6.0),
-    "bias field": lambda scan, rng: shaded(scan, rng, 0.25),
-}
-"""What real scans of a study are like at worst; the expected Dice is calibrated on these too."""
 
 BAD: dict[str, Damage] = {
     "cropped": lambda scan, _: cropped(scan, 0.35),

@@ -5,7 +5,7 @@ were fitted without that person. Writes one line per damage to
 `benchmarks/results/quality_gallery.csv`; with `--pictures FOLDER` a picture of each.
 
     python -m benchmarks.quality.gallery --keep looks.jsonl \
-        ../shared/data/malc:neuromorphometrics138 ../shared/data/oasis-trt:dktaseg
+        ../shared/data/malc ../shared/data/oasis-trt:dktaseg
 """
 
 import argparse
@@ -18,8 +18,9 @@ import nibabel
 import numpy as np
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.quality.calibrate import Job, Look, a_brain, about_of, jobs_from, look
-from benchmarks.quality.damage import BAD, upright
+from benchmarks.quality.calibrate import Job, Measured, a_brain, about_of, jobs_from, measured
+from benchmarks.quality.damage import BAD
+from fewlabel.damage import facing_up
 from fewlabel.engine import Compute
 from fewlabel.io import read_scan
 from fewlabel.model import find_model
@@ -54,10 +55,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=6, help="damage every so manieth scan")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument("data", nargs="+", help="FOLDER:PROTOCOL")
+    parser.add_argument("data", nargs="+", help="FOLDER[:DESC of its labels]")
     options = parser.parse_args()
     model = find_model(options.model)
-    looks = look(jobs_from(options.data), model, options.keep, options.threads)
+    looks = measured(jobs_from(options.data), model, options.keep, options.threads)
     clean = [one for one in looks if one.known.intact]
     norms = {person: norms_without(person, looks) for person in {x.known.person for x in looks}}
     rows = [quiet(clean, norms)]
@@ -71,12 +72,12 @@ def main() -> None:
     add_rows(path, [row | provenance() for row in rows])
 
 
-def norms_without(person: str, looks: list[Look]) -> Norms:
+def norms_without(person: str, looks: list[Measured]) -> Norms:
     others = [one for one in looks if one.known.person != person]
     return fit_norms([one.known for one in others], about_of(others))
 
 
-def quiet(clean: list[Look], norms: dict[str, Norms]) -> dict[str, object]:
+def quiet(clean: list[Measured], norms: dict[str, Norms]) -> dict[str, object]:
     """Scans that nothing was done to."""
     rules: Counter[str] = Counter()
     warned = 0
@@ -102,7 +103,7 @@ def damaged(
     for number, job in enumerate(jobs):
         scan = damaged_scan(job, damage)
         result = segmenter(scan)
-        found = judge(result.labels, result.traits, norms[job.person]).findings
+        found = judge(result.labels, result.traits, norms[job.case.person]).findings
         names = {finding.rule for finding in found} | ({"header"} if scan.notes else set())
         rules.update(names)
         warned += bool(names)
@@ -117,10 +118,11 @@ def damaged(
 
 
 def damaged_scan(job: Job, damage: str) -> Scan:
-    seed = zlib.crc32((damage + job.case).encode())
+    seed = zlib.crc32((damage + job.case.id).encode())
+    (file,) = job.case.scans.values()
     if damage == "mirrored header":
-        return mirrored_header(job.scan)
-    return BAD[damage](upright(read_scan(job.scan)), np.random.default_rng(seed))
+        return mirrored_header(file)
+    return BAD[damage](facing_up(read_scan(file)), np.random.default_rng(seed))
 
 
 def mirrored_header(path: Path) -> Scan:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int16
 
-from fewlabel.cohort import Case, refuse
+from fewlabel.cohort import Case
 from fewlabel.conformed import labels_on
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
@@ -28,9 +28,10 @@ from fewlabel.evidence import Evidence, evidence_of
 from fewlabel.grid import Grid
 from fewlabel.io import read_labels
 from fewlabel.labels import LabelProtocol, other_side, shared_protocol
-from fewlabel.modalities import Images, read_images
-from fewlabel.model import REGISTRATION, ModelFolder, write_model
+from fewlabel.modalities import images_of, labeled, read_images
+from fewlabel.model import ModelFolder, copy_model
 from fewlabel.segmenter import Segmenter
+from fewlabel.splits import in_turn
 from fewlabel.style import Style
 from fewlabel.style_fit import Pair, fit
 from fewlabel.volume import LabelMap
@@ -92,7 +93,7 @@ def adapt(
     """
     own, segmenter = model.card.protocol, Segmenter(model, compute or Compute())
     found = []
-    for case in _usable(model, cases):
+    for case in labeled(cases, model.card):
         watch(f"{case.id}: looking at it")
         found.append(evidence_in(segmenter, case))
     pairs = pairs_of(own, found)
@@ -118,26 +119,12 @@ def _rounded(slope: Float32[np.ndarray, "3"]) -> tuple[float, float, float]:
     return right, front, up
 
 
-def _usable(model: ModelFolder, cases: Sequence[Case]) -> list[Case]:
-    """The cases with labels, each with a scan that the model looks at."""
-    labeled = [case for case in cases if case.labels is not None and case.protocol]
-    if not labeled:
-        raise CohortError(
-            "None of the cases has labels, whose protocol is known, to adapt to.",
-            fix="fill in the columns `labels` and `protocol` of the manifest.",
-        )
-    problems = [f"{case.id} has no scan that the model looks at." for case in labeled
-                if _images(case, model) is None]  # fmt: skip
-    refuse("The cohort", problems, fix="leave these cases out, or name their modality.")
-    return labeled
-
-
 def _left_out(
     found: Sequence[Evidence], people: Sequence[str], pairs: Sequence[Pair], watch: Watch
 ) -> dict[str, float]:
     """Mean Dice of each person under what was chosen without them."""
     after: dict[str, float] = {}
-    for left_out in _folds(people):
+    for left_out in in_turn(people, _MOST_FOLDS):
         watch(f"choosing without {', '.join(left_out)}")
         others = fit([one for one in found if one.person not in left_out], pairs)
         after |= _by_person([one for one in found if one.person in left_out], others)
@@ -161,14 +148,7 @@ def write_adapted(model: ModelFolder, found: Adapted, out: Path) -> ModelFolder:
         "measured": (),
         "provenance": model.card.provenance | {"offsets and slopes chosen on": origin},
     }
-    bends = model.folder / REGISTRATION
-    return write_model(
-        out,
-        model.card.model_copy(update=changes),
-        onnx=model.onnx.read_bytes(),
-        weights=None if model.weights is None else model.weights.read_bytes(),
-        registration=bends.read_bytes() if model.card.registration else None,
-    )
+    return copy_model(model, out, model.card.model_copy(update=changes))
 
 
 def _by_person(found: Sequence[Evidence], style: Style) -> dict[str, float]:
@@ -176,11 +156,6 @@ def _by_person(found: Sequence[Evidence], style: Style) -> dict[str, float]:
     for one in found:
         scores.setdefault(one.person, []).append(one.dice(style))
     return {person: statistics.fmean(values) for person, values in scores.items()}
-
-
-def _folds(people: Sequence[str]) -> list[tuple[str, ...]]:
-    n = min(len(people), _MOST_FOLDS)
-    return [tuple(people[start::n]) for start in range(n)]
 
 
 def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[Pair]:
@@ -191,18 +166,6 @@ def pairs_of(protocol: LabelProtocol, found: Sequence[Evidence]) -> list[Pair]:
     return list(dict.fromkeys(tuple(sorted(pair)) for pair in both))
 
 
-def _images(case: Case, model: ModelFolder) -> Images | None:
-    """The scans of a case that the model looks at; a model of one modality looks at any."""
-    known = model.card.looks_at
-    there = {name: case.scans[name] for name in known if name in case.scans}
-    if not there and len(known) == 1:
-        there = dict(list(case.scans.items())[:1])
-    if not there:
-        return None
-    first, *others = there
-    return Images(there[first], first, {name: there[name] for name in others})
-
-
 def evidence_in(segmenter: Segmenter, case: Case) -> Evidence:
     """What a model says of a labeled scan, and what is true.
 
@@ -210,7 +173,7 @@ def evidence_in(segmenter: Segmenter, case: Case) -> Evidence:
         CohortError: If no structure is drawn where the model looks.
         FewlabelError: If a file cannot be used, or the case lacks a modality.
     """
-    model, images = segmenter.model, _images(case, segmenter.model)
+    model, images = segmenter.model, images_of(case, segmenter.model.card)
     assert case.labels is not None
     assert images is not None
     drawn = case.drawn_in()

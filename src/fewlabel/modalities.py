@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from fewlabel.card import ModelCard
-from fewlabel.errors import ConfigError, ScanError
+from fewlabel.cohort import Case, refuse
+from fewlabel.errors import CohortError, ConfigError, ScanError
 from fewlabel.io import read_scan
 from fewlabel.volume import Scan
 
@@ -106,6 +107,37 @@ def require_enough(there: Iterable[str], card: ModelCard) -> None:
             fix=f"add `{options}` (in Python others={{{lacking[0]!r}: PATH}}), or choose a model"
             " that does without.",
         )
+
+
+def images_of(case: Case, card: ModelCard) -> Images | None:
+    """The scans of a case that a model looks at; a model of one modality looks at any."""
+    known = card.looks_at
+    there = {name: case.scans[name] for name in known if name in case.scans}
+    if not there and len(known) == 1:
+        there = dict(list(case.scans.items())[:1])
+    if not there:
+        return None
+    first, *others = there
+    return Images(there[first], first, {name: there[name] for name in others})
+
+
+def labeled(cases: Sequence[Case], card: ModelCard) -> list[Case]:
+    """The cases with labels, each with a scan that the model looks at.
+
+    Raises:
+        CohortError: If there are none, or naming those that lack such a scan.
+    """
+    found = [case for case in cases if case.labels is not None and case.protocol]
+    if not found:
+        raise CohortError(
+            "None of the cases has labels whose protocol is known.",
+            fix="fill in the columns `labels` and `protocol` of the manifest, and choose splits"
+            " that have some.",
+        )
+    problems = [f"{case.id} has no scan that the model looks at." for case in found
+                if images_of(case, card) is None]  # fmt: skip
+    refuse("The cohort", problems, fix="leave these cases out, or name their modality.")
+    return found
 
 
 def modality_of(image: Image, known: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from fewlabel.card import AgeCard, Measured, ModelCard, PredictedAge
 from fewlabel.errors import ModelFolderError, OutputError
+from fewlabel.norms import Norms
 
 __all__ = [
     "AgeCard",
@@ -28,6 +29,7 @@ __all__ = [
     "ModelCard",
     "ModelFolder",
     "PredictedAge",
+    "copy_model",
     "find_model",
     "list_models",
     "models_folder",
@@ -124,6 +126,7 @@ def write_model(
     onnx: bytes,
     weights: bytes | None = None,
     registration: bytes | None = None,
+    quality: bytes | None = None,
 ) -> ModelFolder:
     """Write a model folder, whole or not at all.
 
@@ -133,12 +136,13 @@ def write_model(
         onnx: Content of the network's file.
         weights: Content of the safetensors file, if wanted.
         registration: That of a registration network, if there is one.
+        quality: That of `quality.json`, if it was calibrated.
 
     Raises:
         OutputError: If something else is there, or the place cannot be written to.
     """
     require_place(folder)
-    contents = {ONNX: onnx, WEIGHTS: weights, REGISTRATION: registration}
+    contents = {ONNX: onnx, WEIGHTS: weights, REGISTRATION: registration, QUALITY: quality}
     files = {name: content for name, content in contents.items() if content is not None}
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
     card = card.model_copy(update={"sha256": hashes})
@@ -151,6 +155,31 @@ def write_model(
             fix="choose another folder with --out, or make room.",
         ) from None
     return ModelFolder(folder, card)
+
+
+def copy_model(
+    model: ModelFolder, out: Path, card: ModelCard, norms: Norms | None = None
+) -> ModelFolder:
+    """The same networks under another card. What `quality.json` said is left behind.
+
+    Args:
+        model: Whose networks.
+        out: Folder to write; may be the model's own.
+        card: What to say.
+        norms: For `quality.json`.
+
+    Raises:
+        OutputError: If something else is at `out`, or it cannot be written to.
+    """
+    bends = model.folder / REGISTRATION
+    return write_model(
+        out,
+        card,
+        onnx=model.onnx.read_bytes(),
+        weights=None if model.weights is None else model.weights.read_bytes(),
+        registration=bends.read_bytes() if model.card.registration else None,
+        quality=(norms.model_dump_json(indent=1) + "\n").encode() if norms else None,
+    )
 
 
 def require_place(folder: Path) -> None:

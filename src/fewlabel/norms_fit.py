@@ -20,6 +20,8 @@ from fewlabel.traits import FACES, Traits, is_left
 
 COVERS = 0.9
 """Share of true Dice values that intervals are made to hold."""
+FEWEST_SCANS = 8
+"""With fewer scans as they are nobody can tell what is usual."""
 
 _DEVIATIONS = 5.0
 """Usual is what lies within so many standard deviations; there are thirty structures to a scan."""
@@ -27,7 +29,6 @@ _LEAST_LOG = math.log(1.6)
 _LEAST_LOG_SIZE = math.log(1.22)
 _LEAST_ASYMMETRY = 0.2
 _PRIOR_SCANS = 10
-_FEWEST_SCANS = 8
 _NO_LIMIT = 1e9
 
 
@@ -77,16 +78,17 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
         laid around the fit to all.
     """
     intact = [one.traits for one in known if one.intact]
-    if len(intact) < _FEWEST_SCANS:
-        raise ValueError(f"{len(intact)} intact scans; needed are {_FEWEST_SCANS}")
+    if len(intact) < FEWEST_SCANS:
+        raise ValueError(f"{len(intact)} intact scans; needed are {FEWEST_SCANS}")
     lines, quantile = fit_lines(known)
     structures = _structure_norms(intact, lines)
     expected = [_mean_expected(one, lines) for one in intact]
     fits = [place_fit(structures, one) for one in intact]
-    structures = {
-        name: norm.model_copy(update={"off_mm": _most([fit.off_mm[name] for fit in fits], 5.0)})
-        for name, norm in structures.items()
-    }
+    if all(fit.off_mm for fit in fits):  # three structures or fewer have no arrangement
+        structures = {
+            name: norm.model_copy(update={"off_mm": _most([fit.off_mm[name] for fit in fits], 5.0)})
+            for name, norm in structures.items()
+        }
     likeness = [contrast_fit(structures, one) for one in intact]
     width, length, height = (
         _usual([one.size_mm[axis] for one in intact], _LEAST_LOG_SIZE) for axis in range(3)

@@ -15,6 +15,7 @@ from fewlabel.scores import ScoreTable, Summary
 
 if TYPE_CHECKING:
     from fewlabel.adapt import Adapted
+    from fewlabel.calibrate import Calibrated, Check
 
 _BESIDES = ("volume", "reference_volume")
 _DIGITS = {"": 3, "mm": 2, "mm3": 0}
@@ -190,3 +191,22 @@ def adapted_as_lines(found: "Adapted") -> Iterator[str]:
     steepest = sorted(found.slopes.items(), key=lambda item: -max(map(abs, item[1])))
     told = (f"{name} {right:+.1f} {front:+.1f} {up:+.1f}" for name, (right, front, up) in steepest)
     yield "Slopes per cm to the right, front and up: " + (", ".join(told) or "none")
+
+
+def calibrated_as_lines(found: "Calibrated") -> Iterator[str]:
+    """For people: how good results are, and how well that is foretold."""
+    values = list(found.dice.values())
+    yield (
+        f"Mean Dice {fmean(values):.3f} ({min(values):.3f} to {max(values):.3f}) over"
+        f" {len(values)} scans of {found.norms.people} people."
+    )
+    yield "Foretold without the scans of that person, people left out in turn:"
+    yield f"  scans as they are  {_foretold(found.intact)}"
+    yield f"  mildly damaged     {_foretold(found.damaged)}"
+
+
+def _foretold(check: "Check") -> str:
+    return (
+        f"off by {check.error:.3f} on average; {check.covered:.0%} of {check.values} values lie in"
+        " their 90 % intervals"
+    )

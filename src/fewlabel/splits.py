@@ -23,6 +23,16 @@ def kin(cases: Iterable[Case]) -> list[list[Case]]:
     return list({id(group): group for group in groups.values()}.values())
 
 
+def in_turn(people: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """Who is left out together when people are left out in turn, so many times at most.
+
+    >>> in_turn(["a", "b", "c"], 2)
+    [('a', 'c'), ('b',)]
+    """
+    n = min(len(people), most)
+    return [tuple(people[start::n]) for start in range(n)]
+
+
 def split_cohort(cohort: Cohort, shares: Mapping[str, float], seed: int = 0) -> Cohort:
     """Deal cases into splits; people and families stay whole.
 

@@ -115,10 +115,10 @@ def _checked(
 
 
 def seconds_of(run: Path) -> float:
-    """Time of a run's steps, at the pace that it ended with; 0 if it has taken none."""
+    """Time of a run's steps, each stage at the pace that it ended with; 0 if it has taken none."""
     rows = History(run / HISTORY).rows()
-    paces = [(step, value) for _, step, name, value in rows if name == "steps per second"]
-    return paces[-1][0] / paces[-1][1] if paces else 0.0
+    last = {stage: (step, pace) for stage, step, name, pace in rows if name == "steps per second"}
+    return sum((step / pace for step, pace in last.values()), 0.0)
 
 
 def _scores(run: Path, split: Part) -> ScoreTable:

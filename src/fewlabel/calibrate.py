@@ -1,0 +1,233 @@
+"""How far a model's doubt can be believed, and what its results are like: measured on a truth.
+
+Labeled scans that taught the model nothing are segmented, as they are and mildly damaged, and what
+is found is kept beside the model as `quality.json`. From then on every result of its tells which
+Dice is to be expected, and what is unusual in it. docs/quality.md tells how well that works.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewlabel.cohort import Case
+from fewlabel.conformed import labels_on
+from fewlabel.damage import INTACT, MILD, facing_up
+from fewlabel.engine import Compute
+from fewlabel.errors import CohortError
+from fewlabel.io import read_labels
+from fewlabel.labels import shared_protocol
+from fewlabel.metrics import dice
+from fewlabel.modalities import images_of, labeled, read_images
+from fewlabel.model import ModelFolder, copy_model
+from fewlabel.norms import Norms
+from fewlabel.norms_fit import FEWEST_SCANS, About, Known, fit_lines, fit_norms
+from fewlabel.people import WEEKS_PER_YEAR
+from fewlabel.segmenter import Segmenter
+from fewlabel.splits import in_turn
+
+_MOST_FOLDS = 10
+
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labeled scan, and what is done to it before it is segmented: a name of `MILD`."""
+
+    case: Case
+    damage: str
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is."""
+        return self.damage == INTACT
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What was measured of one task.
+
+    Attributes:
+        known: Traits of the result and its true Dice.
+        spacing_mm: Largest edge of the scan's voxels.
+    """
+
+    known: Known
+    spacing_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """How well Dice was foretold for people that had no say in it.
+
+    Attributes:
+        values: Structures of scans that were looked at.
+        error: Mean distance of the expected Dice from the true one.
+        covered: Share of true values inside of the 90 % intervals.
+    """
+
+    values: int
+    error: float
+    covered: float
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What a calibration found.
+
+    Attributes:
+        norms: For `quality.json`.
+        dice: True mean Dice of each scan as it is.
+        intact: By people left out in turn, on scans as they are.
+        damaged: The same on mildly damaged ones.
+    """
+
+    norms: Norms
+    dice: dict[str, float]
+    intact: Check
+    damaged: Check
+
+
+def calibrate(
+    model: ModelFolder,
+    cases: Sequence[Case],
+    called: str,
+    compute: Compute | None = None,
+    watch: Watch = lambda _: None,
+) -> Calibrated:
+    """Measure what a model's results are usually like.
+
+    Args:
+        model: What to calibrate.
+        cases: With labels, in any protocol that shares structures with the model's, of people
+            whose scans taught the model nothing.
+        called: What these scans are, for whoever reads a result.
+        compute: What to run it on.
+        watch: Told what is done.
+
+    Raises:
+        CohortError: If there are too few labeled scans, or one cannot be used.
+        ConfigError: If a case lacks a modality of the model.
+    """
+    known = labeled(cases, model.card)
+    if len(known) < FEWEST_SCANS:
+        raise CohortError(
+            f"There are {len(known)} labeled scans to calibrate on, and {FEWEST_SCANS} are needed:"
+            " with fewer nobody can tell what is usual.",
+            fix="add scans that the model did not learn from, with --split those of other splits.",
+        )
+    if len({case.person for case in known}) == 1:
+        raise CohortError(
+            f"All {len(known)} labeled scans are of one person: how good results of others are"
+            " cannot be told from them.",
+            fix="add scans of other people, or say in the column `person` who is who.",
+        )
+    segmenter, tasks, looks = Segmenter(model, compute or Compute()), tasks_for(known), []
+    for number, task in enumerate(tasks, start=1):
+        watch(f"{number} of {len(tasks)}: {task.case.id}, {task.damage}")
+        looks.append(look(segmenter, task))
+    ages = [case.age_weeks / WEEKS_PER_YEAR for case in known if case.age_weeks is not None]
+    about = About(
+        scans=f"{len(known)} scans of {called}",
+        spacing_mm=max(one.spacing_mm for one in looks),
+        ages_years=(min(ages), max(ages)) if len(ages) == len(known) else None,
+    )
+    found = [one.known for one in looks]
+    watch("leaving people out in turn")
+    foretold = _left_out(found)
+    return Calibrated(
+        norms=fit_norms(found, about),
+        dice={task.case.id: float(np.mean(list(one.dice.values())))
+              for task, one in zip(tasks, found, strict=True) if one.intact},
+        intact=_check([row for one, rows in foretold if one.intact for row in rows]),
+        damaged=_check([row for one, rows in foretold if not one.intact for row in rows]),
+    )  # fmt: skip
+
+
+def tasks_for(cases: Sequence[Case]) -> list[Task]:
+    """Every scan as it is; every second one damaged, too, which is enough to teach the slope."""
+    return [
+        Task(case, damage)
+        for number, case in enumerate(cases)
+        for damage in MILD
+        if damage == INTACT or number % 2 == 0
+    ]
+
+
+def look(segmenter: Segmenter, task: Task) -> Look:
+    """Segment a scan and compare it with the truth.
+
+    Raises:
+        CohortError: If the labels hold no structure where the scan is.
+        FewlabelError: If a file cannot be used, the case lacks a modality, or the model's
+            structures and those that are drawn have nothing in common.
+    """
+    case, model = task.case, segmenter.model
+    images = images_of(case, model.card)
+    assert images is not None
+    assert case.labels is not None
+    drawn = case.drawn_in()
+    wanted = drawn if case.looked_for is None else drawn.restrict(case.looked_for)
+    shared = shared_protocol(model.card.protocol, wanted)
+    truth = read_labels(case.labels, drawn).to(shared)
+    rng = np.random.default_rng(zlib.crc32((task.damage + case.id).encode()))
+    scans = read_images(images, model.card)
+    on_its_grid = [name for name, scan in scans.items() if scan.grid.matches(truth.grid)]
+    order = dict.fromkeys((*on_its_grid, *scans))
+    result = segmenter({name: MILD[task.damage](facing_up(scans[name]), rng) for name in order})
+    there = labels_on(truth, result.labels.grid)
+    if not (there.data > 0).any():
+        raise CohortError(
+            f"The labels of {case.id} hold no structure where its scan is.",
+            fix="leave the case out, or check that labels and scan lie in the same place.",
+        )
+    found = dice(result.labels.to(shared), there)
+    scored = [one.name for one in shared.labels if one.scored and np.isfinite(found[one.name])]
+    known = Known(
+        case.person,
+        result.traits,
+        {name: found[name] for name in scored},
+        task.intact,
+    )
+    return Look(known, max(result.labels.grid.spacing_mm))
+
+
+def write_calibrated(model: ModelFolder, norms: Norms, out: Path) -> ModelFolder:
+    """Write the model with `quality.json` to a folder of its own.
+
+    Raises:
+        OutputError: If something else is at `out`, or it cannot be written to.
+    """
+    card = model.card.model_copy(update={"name": out.resolve().name.lower()})
+    return copy_model(model, out, card, norms)
+
+
+Foretold = list[tuple[float, float, float, float]]
+"""True Dice, what was expected, and the ends of its interval, by structure."""
+
+
+def _left_out(known: Sequence[Known]) -> list[tuple[Known, Foretold]]:
+    """Each scan with what is foretold of it by scans of others."""
+    people = list(dict.fromkeys(one.person for one in known))
+    found = []
+    for left_out in in_turn(people, _MOST_FOLDS):
+        lines, quantile = fit_lines([one for one in known if one.person not in left_out])
+        for one in known:
+            if one.person not in left_out:
+                continue
+            rows = []
+            for name, overlap in zip(one.traits.names, one.traits.overlap, strict=True):
+                if name in lines and name in one.dice:
+                    middle, half = lines[name].at(float(overlap)), quantile * lines[name].spread
+                    rows.append((one.dice[name], middle, middle - half, middle + half))
+            found.append((one, rows))
+    return found
+
+
+def _check(rows: Foretold) -> Check:
+    truth, middle, low, high = np.array(rows).T
+    inside = (low <= truth) & (truth <= high)
+    return Check(len(rows), float(np.abs(truth - middle).mean()), float(inside.mean()))
