@@ -85,6 +85,7 @@ def test_it_tells_how_good_results_are_and_how_well_that_is_foretold(found):
     assert found.intact.covered > 0.8
     assert found.damaged.values == 5 * 4 * len(BANDS.names)
     assert "9 scans of 9 people" in next(calibrated_as_lines(found))
+    assert found.without == ("CSF",)  # as brain extraction decides how much of it there is
 
 
 def test_the_norms_say_what_scans_they_come_from(found):
@@ -130,15 +131,29 @@ def test_the_model_that_is_written_tells_what_dice_to_expect(study, found, tmp_p
     )
 
 
-def test_too_few_scans_or_people_are_refused_before_any_is_looked_at(study, monkeypatch):
+@pytest.mark.usefixtures("measured")
+def test_three_people_are_enough_to_foretell_dice_but_not_to_say_what_is_usual(study, tmp_path):
+    model, cases = study
+    found = calibrate(model, cases[:3], "study", ONE)
+
+    assert "Too few scans to say what is usual (8" in list(calibrated_as_lines(found))[-1]
+    written = write_calibrated(model, found.norms, tmp_path / "mine")
+    whole = head(0)
+    small = Scan(
+        whole.data, Grid(whole.grid.shape, np.diag([0.5, 0.5, 0.5, 1]) @ whole.grid.affine)
+    )
+    quality = Segmenter(written, ONE)(small).record["quality"]
+    assert "Ball" in quality["expected_dice"]
+    assert not {finding["rule"] for finding in quality["findings"]} & {"volume", "size"}
+
+
+def test_too_few_people_are_refused_before_any_scan_is_looked_at(study, monkeypatch):
     model, cases = study
     monkeypatch.setattr("fewlabel.calibrate.Segmenter", None)
 
-    with pytest.raises(CohortError, match="There are 7 labeled scans to calibrate on, and 8"):
-        calibrate(model, cases[:7], "study", ONE)
-    same = [replace(case, person="sub-x") for case in cases]
-    with pytest.raises(CohortError, match="All 10 labeled scans are of one person"):
-        calibrate(model, same, "study", ONE)
+    same = [replace(case, person="sub-x") for case in cases[:5]]
+    with pytest.raises(CohortError, match="The 6 labeled scans to calibrate on are of 2 people"):
+        calibrate(model, [*same, cases[5]], "study", ONE)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "far away"])

@@ -94,9 +94,21 @@ def test_people_are_left_out_together_when_intervals_are_made():
     assert quantile * lines["Left-Core"].spread > 0.05
 
 
-def test_too_few_scans_are_refused():
-    with pytest.raises(ValueError, match="2 intact scans"):
+def test_too_few_people_are_refused():
+    with pytest.raises(ValueError, match="intact scans of 2 people; needed are 3"):
         fit_norms(known_toys()[:4], ABOUT)
+
+
+def test_what_few_scans_cannot_tell_is_not_judged_by():
+    few = fit_norms(known_toys()[:14], ABOUT)
+    classes = toy_classes()
+    classes[15:17, 0:32, 0:10] = 5
+
+    assert not few.usual
+    assert fit_norms(known_toys()[:16], ABOUT).usual
+    quality = judged(few, classes)
+    assert quality.findings == ()
+    assert quality.expected_dice["Left-Core"].dice == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_structure_that_is_missing_is_named(norms):

@@ -3,8 +3,9 @@ r"""How true Dice goes with the network's own doubt, and what is usual for a mod
 Does what `fewlabel calibrate` does, on several data sets at once, and keeps what was measured in a
 file, so that it can be stopped and taken up again. Then it fits `fewlabel.norms` on half of the
 people and tests on the other half, twenty times, and writes the means to
-`benchmarks/results/quality_MODEL.csv`. `--record` fits all and writes `quality.json` into the
-model folder:
+`benchmarks/results/quality_MODEL.csv`; the same with few people of the first data set, tested on
+its others, to `quality_few_MODEL.csv`. `--record` fits all and writes `quality.json` into the model
+folder:
 
     python -m benchmarks.quality.calibrate --keep looks.jsonl --record \
         ../shared/data/malc ../shared/data/oasis-trt:dktaseg
@@ -41,6 +42,7 @@ from fewlabel.traits import Traits
 from fewlabel.volume import LabelMap
 
 SPLITS = 20
+FEW = (3, 4, 5, 8)
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ def main() -> None:
     model = find_model(options.model)
     looks = measured(jobs_from(options.data), model, options.keep, options.threads)
     about = about_of(looks)
-    rows = evaluate(looks, about)
-    path = RESULTS / f"quality_{model.card.name}.csv"
-    path.unlink(missing_ok=True)
-    add_rows(path, [row | provenance() for row in rows])
-    for row in rows:
-        print(" | ".join(str(value) for value in row.values()))
+    for table, rows in (("quality", evaluate(looks, about)), ("quality_few", with_few(looks))):
+        path = RESULTS / f"{table}_{model.card.name}.csv"
+        path.unlink(missing_ok=True)
+        add_rows(path, [row | provenance() for row in rows])
+        for row in rows:
+            print(" | ".join(str(value) for value in row.values()))
     if options.record:
         norms = fit_norms([one.known for one in looks], about)
         about_it = model.folder / "README.md"
@@ -168,13 +170,32 @@ def evaluate(looks: Sequence[Measured], about: About) -> list[dict[str, object]]
             for figure, value in figures(part, norms).items():
                 found.setdefault(name, {}).setdefault(figure, []).append(value)
     return [
-        {"scans": name}
-        | {
-            figure: f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-            for figure, values in of_part.items()
-        }
+        {"scans": name} | {figure: spread_of(values) for figure, values in of_part.items()}
         for name, of_part in found.items()
     ]
+
+
+def with_few(looks: Sequence[Measured]) -> list[dict[str, object]]:
+    """Fit on a few people of the first data set, test on its others."""
+    first = [one for one in looks if one.job.data == looks[0].job.data]
+    people, about, rows = sorted({one.known.person for one in first}), about_of(first), []
+    for n in FEW:
+        found: dict[str, list[float]] = {}
+        for seed in range(SPLITS):
+            few = set(np.random.default_rng(seed).permutation(people)[:n])
+            norms = fit_norms([one.known for one in first if one.known.person in few], about)
+            rest = [one for one in first if one.known.person not in few]
+            for damaged in (False, True):
+                part = [one for one in rest if one.known.intact != damaged]
+                for figure, value in figures(part, norms).items():
+                    found.setdefault(f"{figure}{' of damaged' * damaged}", []).append(value)
+        kept = [f for f in found if f.startswith(("covered", "interval_width", "mean_absolute"))]
+        rows.append({"people": n} | {figure: spread_of(found[figure]) for figure in kept})
+    return rows
+
+
+def spread_of(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def figures(looks: Sequence[Measured], norms: Norms) -> dict[str, float]:

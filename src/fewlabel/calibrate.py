@@ -23,7 +23,7 @@ from fewlabel.metrics import dice
 from fewlabel.modalities import images_of, labeled, read_images
 from fewlabel.model import ModelFolder, copy_model
 from fewlabel.norms import Norms
-from fewlabel.norms_fit import FEWEST_SCANS, About, Known, fit_lines, fit_norms
+from fewlabel.norms_fit import FEWEST_PEOPLE, About, Known, fit_lines, fit_norms
 from fewlabel.people import WEEKS_PER_YEAR
 from fewlabel.segmenter import Segmenter
 from fewlabel.splits import in_turn
@@ -83,12 +83,15 @@ class Calibrated:
         dice: True mean Dice of each scan as it is.
         intact: By people left out in turn, on scans as they are.
         damaged: The same on mildly damaged ones.
+        without: Structures whose Dice is not foretold though they were drawn: they surround the
+            brain, or were not found in every scan.
     """
 
     norms: Norms
     dice: dict[str, float]
     intact: Check
     damaged: Check
+    without: tuple[str, ...]
 
 
 def calibrate(
@@ -109,21 +112,17 @@ def calibrate(
         watch: Told what is done.
 
     Raises:
-        CohortError: If there are too few labeled scans, or one cannot be used.
+        CohortError: If there are labeled scans of too few people, or one cannot be used.
         ConfigError: If a case lacks a modality of the model.
     """
     known = labeled(cases, model.card)
-    if len(known) < FEWEST_SCANS:
+    people = {case.person for case in known}
+    if len(people) < FEWEST_PEOPLE:
         raise CohortError(
-            f"There are {len(known)} labeled scans to calibrate on, and {FEWEST_SCANS} are needed:"
-            " with fewer nobody can tell what is usual.",
+            f"The {len(known)} labeled scans to calibrate on are of {len(people)} people, and"
+            f" {FEWEST_PEOPLE} are needed: people are left out in turn to learn how far Dice lies"
+            " from what is expected.",
             fix="add scans that the model did not learn from, with --split those of other splits.",
-        )
-    if len({case.person for case in known}) == 1:
-        raise CohortError(
-            f"All {len(known)} labeled scans are of one person: how good results of others are"
-            " cannot be told from them.",
-            fix="add scans of other people, or say in the column `person` who is who.",
         )
     segmenter, tasks, looks = Segmenter(model, compute or Compute()), tasks_for(known), []
     for number, task in enumerate(tasks, start=1):
@@ -136,14 +135,17 @@ def calibrate(
         ages_years=(min(ages), max(ages)) if len(ages) == len(known) else None,
     )
     found = [one.known for one in looks]
+    norms = fit_norms(found, about)
+    drawn = dict.fromkeys(name for one in found for name in one.dice)
     watch("leaving people out in turn")
     foretold = _left_out(found)
     return Calibrated(
-        norms=fit_norms(found, about),
+        norms=norms,
         dice={task.case.id: float(np.mean(list(one.dice.values())))
               for task, one in zip(tasks, found, strict=True) if one.intact},
         intact=_check([row for one, rows in foretold if one.intact for row in rows]),
         damaged=_check([row for one, rows in foretold if not one.intact for row in rows]),
+        without=tuple(name for name in drawn if name not in norms.structures),
     )  # fmt: skip
 
 

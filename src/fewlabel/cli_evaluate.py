@@ -131,9 +131,9 @@ def calibrate(
     """Teach a model how good its results are, on labeled scans that it did not learn from.
 
     Scans are segmented, as they are and mildly damaged, and compared with their labels. The model
-    that is written tells of every result which Dice is to be expected for each structure, and what
-    is unusual: volumes, places, contrast, noise. Eight scans at least; the more, the better. About
-    three times as long as segmenting them.
+    that is written tells of every result which Dice is to be expected for each structure; if there
+    are eight scans or more, also what is unusual: volumes, places, contrast, noise. Three people
+    are enough to begin with. It takes three times as long as segmenting the scans.
 
     Args:
         cohort: Manifest of labeled scans, as `fewlabel cohort` writes it.

@@ -64,6 +64,8 @@ class Norms(Settings):
     scans: str
     """Which scans it was taken from."""
     people: int
+    usual: bool = True
+    """Whether there were scans enough to say what is usual; else only `interval` holds."""
     ages_years: Range | None = None
     spacing_mm: float
     """Largest edge of a voxel in these scans."""
@@ -93,6 +95,11 @@ class Norms(Settings):
             return None
         middle, half = line.at(overlap), self.quantile * line.spread
         return middle, max(0.0, middle - half), min(1.0, middle + half)
+
+    def half_widths(self) -> list[float]:
+        """Half the width of each structure's interval."""
+        lines = (one.dice for one in self.structures.values())
+        return [self.quantile * line.spread for line in lines if line is not None]
 
 
 def read_norms(path: Path) -> Norms:

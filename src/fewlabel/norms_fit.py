@@ -20,7 +20,9 @@ from fewlabel.traits import FACES, Traits, is_left
 
 COVERS = 0.9
 """Share of true Dice values that intervals are made to hold."""
-FEWEST_SCANS = 8
+FEWEST_PEOPLE = 3
+"""With fewer nobody can tell how far Dice lies from what is expected."""
+ENOUGH_SCANS = 8
 """With fewer scans as they are nobody can tell what is usual."""
 
 _DEVIATIONS = 5.0
@@ -66,11 +68,12 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
     They cover new people who are like these, over all structures together.
 
     Args:
-        known: At least eight intact scans; damaged ones teach how doubt goes with Dice.
+        known: Scans of three people or more; damaged ones teach how doubt goes with Dice. With
+            fewer than eight intact ones, what is usual is not judged by.
         about: What these scans are.
 
     Raises:
-        ValueError: If there are too few scans.
+        ValueError: If there are too few people.
 
     Source:
         Barber, Candes, Ramdas and Tibshirani 2021, Annals of Statistics 49 (leave-one-out
@@ -78,8 +81,9 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
         laid around the fit to all.
     """
     intact = [one.traits for one in known if one.intact]
-    if len(intact) < FEWEST_SCANS:
-        raise ValueError(f"{len(intact)} intact scans; needed are {FEWEST_SCANS}")
+    people = {one.person for one in known if one.intact}
+    if len(people) < FEWEST_PEOPLE:
+        raise ValueError(f"intact scans of {len(people)} people; needed are {FEWEST_PEOPLE}")
     lines, quantile = fit_lines(known)
     structures = _structure_norms(intact, lines)
     expected = [_mean_expected(one, lines) for one in intact]
@@ -95,7 +99,8 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
     )
     return Norms(
         scans=about.scans,
-        people=len({one.person for one in known}),
+        people=len(people),
+        usual=len(intact) >= ENOUGH_SCANS,
         ages_years=about.ages_years,
         spacing_mm=about.spacing_mm,
         size_mm=(width, length, height),

@@ -84,6 +84,7 @@ def judge(
     expected = {}
     if norms is not None:
         expected = _expected(traits, norms)
+    if norms is not None and norms.usual:
         findings += [
             *rules.structures(traits, norms),
             *rules.whole(traits, norms),

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fewlabel.compare import OVERALL, Comparison, Difference
+from fewlabel.norms_fit import ENOUGH_SCANS
 from fewlabel.scores import ScoreTable, Summary
 
 if TYPE_CHECKING:
@@ -200,13 +201,24 @@ def calibrated_as_lines(found: "Calibrated") -> Iterator[str]:
         f"Mean Dice {fmean(values):.3f} ({min(values):.3f} to {max(values):.3f}) over"
         f" {len(values)} scans of {found.norms.people} people."
     )
+    if halves := found.norms.half_widths():
+        half = fmean(halves)
+        yield f"Expected Dice has 90 % intervals of ± {half:.3f} on average over structures."
+    if found.without:
+        names = ", ".join(found.without)
+        yield f"Not foretold, as around the brain or not found in every scan: {names}."
     yield "Foretold without the scans of that person, people left out in turn:"
     yield f"  scans as they are  {_foretold(found.intact)}"
     yield f"  mildly damaged     {_foretold(found.damaged)}"
+    if not found.norms.usual:
+        yield (
+            f"Too few scans to say what is usual ({ENOUGH_SCANS} are needed): results will tell"
+            " which Dice is to be expected, but no unusual volume, place or contrast."
+        )
 
 
 def _foretold(check: "Check") -> str:
     return (
         f"off by {check.error:.3f} on average; {check.covered:.0%} of {check.values} values lie in"
-        " their 90 % intervals"
+        " their intervals"
     )
