@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from fewlabel.engine_fold import fold
+
 Maps = Shaped[np.ndarray, "_ _ _ _"]
 """Channels and three axes of space."""
 
@@ -162,6 +164,7 @@ def fine_model(
     result = op.result(op.convert(features, np.dtype(kind).name.replace("float", "f")))
     model = openvino.Model([result], [one.get_node() for one in shapes], "fine")
     model.reshape({one: openvino.PartialShape(shape) for one, shape in shapes.items()})
+    fold(model)
     return model, size[0]
 
 

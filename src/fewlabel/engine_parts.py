@@ -18,6 +18,7 @@ from fewlabel.engine import (
     with_shares,
 )
 from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
+from fewlabel.engine_fold import fold
 from fewlabel.engine_norms import steady
 from fewlabel.shares import Index
 from fewlabel.style import Offsets
@@ -138,9 +139,9 @@ def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alon
     name = np.dtype(kind).name.replace("float", "f")
     maps = [op.convert(one, name).output(0) for one in cut.ends(body)]
     ends = [op.result(one) for one in (*maps, *ages)]
-    compiled = core.compile_model(
-        openvino.Model(ends, body.get_parameters(), "body"), "CPU", settings
-    )
+    body = openvino.Model(ends, body.get_parameters(), "body")
+    fold(body)
+    compiled = core.compile_model(body, "CPU", settings)
     request = compiled.create_infer_request()
     exact = compute.model_copy(update={"precision": "exact"})
     head, n_classes = _head(core, cut, kind, cpu_settings(exact))
