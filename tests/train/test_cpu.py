@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from fewlabel.train.cpu import thin_in_32_bits
+from fewlabel.nets.unet import UNet
+from fewlabel.train.cpu import convolving_well
 
 FAULTS_OF_64_MB_ONCE_MORE = """
 import resource
@@ -47,7 +48,7 @@ def test_gradients_in_16_bits_are_right_whatever_the_number_of_planes(planes):
     found = []
     for half in (False, True):
         layer.zero_grad()
-        with thin_in_32_bits([layer]), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with convolving_well([layer]), torch.autocast("cpu", torch.bfloat16, enabled=half):
             layer(image).float().square().sum().backward()
         found.append(layer.weight.grad.clone())
 
@@ -56,10 +57,50 @@ def test_gradients_in_16_bits_are_right_whatever_the_number_of_planes(planes):
 
 def test_what_the_hooks_changed_is_changed_back():
     layer = torch.nn.Conv3d(1, 1, 3, padding=1)
-    with thin_in_32_bits([layer]), torch.autocast("cpu", torch.bfloat16):
+    with convolving_well([layer]), torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(RuntimeError):
             layer(torch.ones(1, 2, 2, 2, 2))  # two channels where it takes one
         assert torch.is_autocast_enabled("cpu")
 
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.ones(1, 1, 2, 2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_small_single_images_are_left_to_onednn_and_numbers_are_the_same(frozen, stride):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(6, 8, 3, stride, padding=1)
+    layer.weight.requires_grad_(not frozen)
+    image = torch.randn(1, 6, 10, 12, 14, requires_grad=True)
+
+    def step():
+        layer.zero_grad()
+        image.grad = None
+        out = layer(image)
+        out.square().sum().backward()
+        return [out.detach(), image.grad, layer.bias.grad, *([] if frozen else [layer.weight.grad])]
+
+    before = step()
+    with convolving_well([layer]), torch.profiler.profile() as profile:
+        after = step()
+
+    asked = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in asked
+    assert "aten::slow_conv3d_forward" not in asked
+    for one, other in zip(before, after, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_a_network_of_frozen_and_moving_parts_learns_the_same_either_way():
+    torch.manual_seed(0)
+    network = UNet({"a": 3}, channels=[4, 6, 8])
+    network.encoder.requires_grad_(False)
+    image, found = torch.randn(1, 1, 16, 16, 16), []
+    for watched in ([], [network]):
+        network.zero_grad()
+        with convolving_well(watched):
+            network(image)["a"].square().mean().backward()
+        found.append([w.grad.clone() for w in network.decoders.parameters()])
+
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(*found, strict=True))

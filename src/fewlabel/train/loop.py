@@ -25,7 +25,7 @@ from fewlabel.train.checkpoint import (
     save_weights,
     sweep,
 )
-from fewlabel.train.cpu import thin_in_32_bits
+from fewlabel.train.cpu import convolving_well
 from fewlabel.train.history import History
 from fewlabel.train.ranks import batch_number
 from fewlabel.train.run import Progress, Run
@@ -66,7 +66,7 @@ def train(stages: Iterable[Stage], run: Run) -> Networks:
             net.to(run.device)
         final = run.folder / stage.name / "final.safetensors"
         if not run.ranks.agree(final.exists()):
-            with thin_in_32_bits(networks.values()):
+            with convolving_well(networks.values()):
                 _StageRun(stage, run, finished).go()
         load_state(networks, load_weights(final))
         for net in networks.values():
