@@ -1,14 +1,14 @@
 r"""What pays when a network learns from label maps: one change at a time, under one budget.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.models.candidates [NAME ...] [--steps 450 200]
+    OMP_NUM_THREADS=1 python -m benchmarks.models.candidates [NAME ...] [--steps 1500]
         [--shared ../shared/data] [--work runs/candidates]
 
 Each candidate is the plain network but for one change, and is trained from random weights with as
-many steps of as many images: at 4 mm, then at 2 mm, with half the feature maps of `adult-aseg32`,
-so that one takes twenty minutes of one core. All are scored alike, without offsets and
+many steps, of an image each: at 4 mm, the level that `adult-aseg32` began with, and with half its
+feature maps, so that one takes ten minutes of one core. All are scored alike, without offsets and
 slopes: on the `val` scans of `malc` and `oasis-trt`, on their own voxels, and on images painted
 from the label maps (see `contrast.py`). `plain, other chance` differs in nothing but the seed: what
-differs less from `plain` than that may be chance.
+differs less from `plain` than that may be chance. What pays here need not pay at 1 mm.
 
 Several names may be trained side by side by several processes; one that was stopped goes on. Rows
 go to benchmarks/results/candidates.csv.
@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,17 +99,16 @@ CANDIDATES = {
 }
 
 
-def settings(candidate: Candidate, maps: Path, steps: Sequence[int]) -> dict[str, Any]:
+def settings(candidate: Candidate, maps: Path, steps: int) -> dict[str, Any]:
     """What a run of it reads."""
     synthesis = {
         "translation_mm": 8.0, "noise": [0.0, 0.04], "kinship": 0.7,
         "contrasts": {"t1": 0.74, "t2": 0.08, "random": 0.18},
     } | candidate.synthesis  # fmt: skip
-    coarse = {"spacing_mm": 4.0, "steps": steps[0], "learning_rate": 3e-3, "batch": 2}
-    fine = {"spacing_mm": 2.0, "steps": steps[1], "learning_rate": 2e-3}
-    levels = [
-        level | {"field_mm": [160, 192, 160], "synthesis": synthesis} for level in (coarse, fine)
-    ]
+    level = {
+        "spacing_mm": 4.0, "steps": steps, "learning_rate": 3e-3, "field_mm": [160, 192, 160],
+        "synthesis": synthesis,
+    }  # fmt: skip
     optimizer = {
         "kind": "adamw", "weight_decay": 1e-4, "warmup_steps": 20, "decay": "poly", "clip": 1.0,
         "ema": candidate.settings.get("ema", 0.98),
@@ -118,7 +117,7 @@ def settings(candidate: Candidate, maps: Path, steps: Sequence[int]) -> dict[str
         "recipe": "synthetic", "seed": candidate.settings.get("seed", 0),
         "label_maps": str(maps), "palette": PALETTE, "protocol": "aseg32", "unweight": 1.0,
         "channels": candidate.settings.get("channels", [8, 16, 32, 64, 80]),
-        "optimizer": optimizer, "levels": levels,
+        "optimizer": optimizer, "levels": [level],
     }  # fmt: skip
 
 
@@ -131,7 +130,7 @@ def in_place(functions: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def trained(name: str, work: Path, maps: Path, steps: Sequence[int]) -> tuple[ModelFolder, float]:
+def trained(name: str, work: Path, maps: Path, steps: int) -> tuple[ModelFolder, float]:
     """A candidate's model folder, and the minutes that it learned."""
     candidate, run = CANDIDATES[name], work / name.replace(" ", "-").replace(",", "")
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +154,7 @@ def on_painted(model: ModelFolder, maps: Path, kind: str) -> float:
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("names", nargs="*", help=f"of {', '.join(CANDIDATES)}; all by default")
-    ask.add_argument("--steps", type=int, nargs=2, default=(450, 200), help="at 4 mm and at 2 mm")
+    ask.add_argument("--steps", type=int, default=1500)
     ask.add_argument("--shared", type=Path, default=Path("../shared/data"))
     ask.add_argument("--work", type=Path, default=Path("runs") / "candidates")
     ask.add_argument("--note", default="")

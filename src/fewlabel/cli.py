@@ -14,6 +14,7 @@ from fewlabel import (
     cli_cohort,
     cli_datasets,
     cli_evaluate,
+    cli_labeled,
     cli_register,
     cli_report,
     cli_train,
@@ -27,10 +28,10 @@ app = App(name="fewlabel", version=VERSION, help="Segment brain MR images when l
 app.command(cli_train.train)
 app.command(cli_train.finetune)
 app.command(cli_train.export)
-app.command(cli_train.adapt)
+app.command(cli_labeled.adapt)
+app.command(cli_labeled.calibrate)
 app.command(cli_evaluate.evaluate)
 app.command(cli_evaluate.compare)
-app.command(cli_evaluate.calibrate)
 app.command(cli_datasets.cohort)
 app.command(cli_cohort.segment_cohort)
 app.command(cli_datasets.dataset)

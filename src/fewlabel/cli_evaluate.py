@@ -119,53 +119,6 @@ def _scores_of_run(
     return evaluate_run(run, split=split, metrics=metrics, score_in=score_in)
 
 
-def calibrate(
-    cohort: Path,
-    *,
-    out: Path,
-    model: str | None = None,
-    split: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
-    threads: int | None = None,
-    max_memory: float | None = None,
-) -> None:
-    """Teach a model how good its results are, on labeled scans that it did not learn from.
-
-    Scans are segmented, as they are and mildly damaged, and compared with their labels. The model
-    that is written tells of every result which Dice is to be expected for each structure; if there
-    are eight scans or more, also what is unusual: volumes, places, contrast, noise. Three people
-    are enough to begin with. It takes three times as long as segmenting the scans.
-
-    Args:
-        cohort: Manifest of labeled scans, as `fewlabel cohort` writes it.
-        out: Model folder to write; its name becomes the model's.
-        model: What to calibrate: a name from `fewlabel models`, or a model folder.
-        split: Cases of these splits only; by default all but those of train.
-        threads: CPU threads.
-        max_memory: Limit in GB.
-    """
-    from fewlabel.calibrate import calibrate as measure
-    from fewlabel.calibrate import write_calibrated
-    from fewlabel.cohort import read_cohort
-    from fewlabel.engine import compute_of
-    from fewlabel.model import find_model, require_place
-    from fewlabel.show import calibrated_as_lines
-
-    require_place(out)
-    cases = [case for case in read_cohort(cohort).cases
-             if (case.split in split if split else case.split != "train")]  # fmt: skip
-    before = find_model(model)
-    found = measure(
-        before,
-        cases,
-        cohort.stem,
-        compute_of(threads, "cpu", "fast", max_memory),
-        lambda words: print(words, file=sys.stderr, flush=True),
-    )
-    for line in calibrated_as_lines(found):
-        print(line)
-    print(write_calibrated(before, found.norms, out).as_text())
-
-
 def compare(
     scores_a: Path,
     scores_b: Path,
