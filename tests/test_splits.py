@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fewlabel.cohort import Case, Cohort
 from fewlabel.errors import CohortError
-from fewlabel.splits import kin, leaks, require_no_leak, split_cohort
+from fewlabel.splits import hold_out, kin, leaks, require_no_leak, split_cohort
 
 
 def case(name, person="", family="", **rest):
@@ -82,3 +84,30 @@ def test_an_allowed_leak_is_told():
     told = require_no_leak({"train": [case("a", "x")], "test": [case("b", "x")]}, allowed=True)
 
     assert told == ("Person x is in train (a) and test (b).",)
+
+
+def labeled(n, **rest):
+    return case(f"c{n}", f"p{n}", labels=Path("drawn.nii.gz"), **rest)
+
+
+def test_so_many_labeled_people_are_held_out_and_the_others_teach():
+    cohort = Cohort((*(labeled(n, split="val") for n in range(5)), case("bare", split="train")))
+    held = hold_out(cohort, 3)
+
+    assert [len(held.part(split)) for split in ("train", "test", "")] == [2, 3, 1]
+    assert held == hold_out(cohort, 3)
+    tested = {tuple(c.id for c in hold_out(cohort, 3, seed).part("test")) for seed in range(5)}
+    assert len(tested) > 1
+
+
+def test_a_family_is_held_out_as_a_whole():
+    cohort = Cohort(tuple(labeled(n, family="all" if n < 4 else f"f{n}") for n in range(6)))
+    for seed in range(6):
+        held = hold_out(cohort, 2, seed)
+        assert leaks({split: held.part(split) for split in ("train", "test")}) == []
+        assert 2 <= len(held.part("test")) <= 5
+
+
+def test_somebody_must_be_left_to_learn_from():
+    with pytest.raises(CohortError, match="3 people are labeled, in 3 families: with 3 held out"):
+        hold_out(Cohort(tuple(labeled(n) for n in range(3))), 3)

@@ -77,6 +77,7 @@ def cohort(
     out: Path,
     protocol: str = "",
     desc: str = "",
+    hold_out: int = 0,
     quick: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Index a data set into a manifest, and say what is odd about it.
@@ -86,17 +87,20 @@ def cohort(
         out: Manifest to write (TSV).
         protocol: Name or TSV file of the protocol of the label maps, if the data do not say.
         desc: BIDS: which label maps, if a session has several.
+        hold_out: Labeled people to hold out: their split is test, that of others train.
         quick: Do not open images and label maps to check them.
     """
     from fewlabel.cohort import write_cohort
     from fewlabel.conformed import check_files
     from fewlabel.datasets import index_folder
+    from fewlabel.splits import hold_out as without
     from fewlabel.splits import leaks
 
     found = index_folder(data, protocol, desc)
-    write_cohort(found.cohort, out)
-    cases = found.cohort.cases
-    parts = {split: found.cohort.part(split) for split in ("train", "val", "test")}
+    indexed = without(found.cohort, hold_out) if hold_out > 0 else found.cohort
+    write_cohort(indexed, out)
+    cases = indexed.cases
+    parts = {split: indexed.part(split) for split in ("train", "val", "test")}
     splits = ", ".join(f"{len(part)} {split}" for split, part in parts.items() if part)
     people = len({case.person for case in cases})
     labeled = sum(case.labels is not None for case in cases)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from fewlabel.cohort import Case, Cohort, refuse
+from fewlabel.errors import CohortError
 
 
 def kin(cases: Iterable[Case]) -> list[list[Case]]:
@@ -54,6 +55,36 @@ def split_cohort(cohort: Cohort, shares: Mapping[str, float], seed: int = 0) -> 
         wanted[split] -= len(groups[number])
         split_of |= {case.id: split for case in groups[number]}
     return Cohort(tuple(replace(case, split=split_of[case.id]) for case in cohort.cases))
+
+
+def hold_out(cohort: Cohort, people: int, seed: int = 0) -> Cohort:
+    """Give so many labeled people the split test, and the others train; families stay whole.
+
+    Args:
+        cohort: Splits of its labeled cases are replaced; others have none.
+        people: More if a family has to come along.
+        seed: Decides who.
+
+    Raises:
+        CohortError: If nobody is left to learn from.
+    """
+    labeled = [case for case in cohort.cases if case.labels is not None]
+    groups = kin(labeled)
+    kept: dict[str, None] = {}
+    held: set[str] = set()
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        if len(kept) < people:
+            kept |= dict.fromkeys(case.person for case in groups[number])
+            held |= {case.id for case in groups[number]}
+    if len(held) == len(labeled):
+        n = len({case.person for case in labeled})
+        raise CohortError(
+            f"{n} people are labeled, in {len(groups)} families: with {people} held out nobody is"
+            " left to learn from.",
+            fix="hold out fewer, or label scans of more people.",
+        )
+    split = {case.id: "test" if case.id in held else "train" for case in labeled}
+    return Cohort(tuple(replace(case, split=split.get(case.id, "")) for case in cohort.cases))
 
 
 def leaks(parts: Mapping[str, Iterable[Case]]) -> list[str]:
