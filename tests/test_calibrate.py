@@ -88,6 +88,24 @@ def test_it_tells_how_good_results_are_and_how_well_that_is_foretold(found):
     assert found.without == ("CSF",)  # as brain extraction decides how much of it there is
 
 
+@pytest.mark.usefixtures("measured")
+def test_structures_that_only_one_person_has_are_not_foretold(study, looks, monkeypatch):
+    model, cases = study
+    own = dict(zip(("sub-0", "sub-1", "sub-2"), BANDS.names, strict=True))
+
+    def alone(_, task):
+        found = looks[task.case.id, task.damage]
+        name = own[task.case.id]
+        return replace(found, known=replace(found.known, dice={name: found.known.dice[name]}))
+
+    monkeypatch.setattr("fewlabel.calibrate.look", alone)
+    found = calibrate(model, cases[:3], "study", ONE)
+
+    assert found.intact.values == 0
+    assert any("no structure that was drawn in scans of others" in line
+               for line in calibrated_as_lines(found))  # fmt: skip
+
+
 def test_the_norms_say_what_scans_they_come_from(found):
     assert found.norms.scans == "9 scans of study"
     assert found.norms.people == PEOPLE

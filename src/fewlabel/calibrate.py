@@ -5,6 +5,7 @@ is found is kept beside the model as `quality.json`. From then on every result o
 Dice is to be expected, and what is unusual in it. docs/quality.md tells how well that works.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class Check:
     """How well Dice was foretold for people that had no say in it.
 
     Attributes:
-        values: Structures of scans that were looked at.
-        error: Mean distance of the expected Dice from the true one.
+        values: Structures of scans that were looked at, and that others have, too.
+        error: Mean distance of the expected Dice from the true one; NaN if there are none.
         covered: Share of true values inside of the 90 % intervals.
     """
 
@@ -230,6 +231,8 @@ def _left_out(known: Sequence[Known]) -> list[tuple[Known, Foretold]]:
 
 
 def _check(rows: Foretold) -> Check:
+    if not rows:
+        return Check(0, math.nan, math.nan)
     truth, middle, low, high = np.array(rows).T
     inside = (low <= truth) & (truth <= high)
     return Check(len(rows), float(np.abs(truth - middle).mean()), float(inside.mean()))

@@ -218,6 +218,8 @@ def calibrated_as_lines(found: "Calibrated") -> Iterator[str]:
 
 
 def _foretold(check: "Check") -> str:
+    if not check.values:
+        return "no structure that was drawn in scans of others, too"
     return (
         f"off by {check.error:.3f} on average; {check.covered:.0%} of {check.values} values lie in"
         " their intervals"
