@@ -111,6 +111,32 @@ def test_what_few_scans_cannot_tell_is_not_judged_by():
     assert quality.expected_dice["Left-Core"].dice == pytest.approx(0.9, abs=0.01)
 
 
+def test_a_structure_that_is_not_always_found_has_an_expected_dice_and_is_not_called_empty():
+    known = known_toys()
+    for one in known[:6]:  # of two people: what the network missed, it has no overlap with
+        n = one.traits.names.index("Right-Core")
+        for values, nothing in (
+            (one.traits.volume_mm3, 0),
+            (one.traits.overlap, 0),
+            (one.traits.center_mm, np.nan),
+            (one.traits.brightness, np.nan),
+        ):
+            values[n] = nothing  # fmt: skip
+        one.dice["Right-Core"] = 0.0
+    norms = fit_norms(known, ABOUT)
+    without = toy_classes()
+    number = TOY.names.index("Right-Core") + 1
+    without[without == number] = 0
+
+    quality = judged(norms, without)
+    assert "Right-Core" not in [name for one in quality.findings if one.rule == "empty"
+                                for name in one.structures]  # fmt: skip
+    assert quality.expected_dice["Right-Core"].dice < 0.1
+    whole = judged(norms, toy_classes()).expected_dice["Right-Core"]
+    assert whole.dice == pytest.approx(0.9, abs=0.05)
+    assert norms.structures["Right-Core"].off_mm < 1e6
+
+
 def test_a_structure_that_is_missing_is_named(norms):
     classes = toy_classes()
     classes[classes == 5] = 0

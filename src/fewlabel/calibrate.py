@@ -85,7 +85,7 @@ class Calibrated:
         intact: By people left out in turn, on scans as they are.
         damaged: The same on mildly damaged ones.
         without: Structures whose Dice is not foretold though they were drawn: they surround the
-            brain, or were not found in every scan.
+            brain, or were found in one scan at most.
     """
 
     norms: Norms

@@ -43,6 +43,7 @@ class StructureNorm(Settings):
     """What is usual for one structure."""
 
     volume_mm3: Range
+    """From 0 if it was not always there."""
     center_mm: tuple[float, float, float]
     """From the middle of the brain."""
     off_mm: float = 1e9

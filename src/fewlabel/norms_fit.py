@@ -31,6 +31,8 @@ _LEAST_LOG = math.log(1.6)
 _LEAST_LOG_SIZE = math.log(1.22)
 _LEAST_ASYMMETRY = 0.2
 _PRIOR_SCANS = 10
+_LEAST_OFTEN = 2
+"""Scans in which a structure must be found."""
 _NO_LIMIT = 1e9
 
 
@@ -90,7 +92,11 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
     fits = [place_fit(structures, one) for one in intact]
     if all(fit.off_mm for fit in fits):  # three structures or fewer have no arrangement
         structures = {
-            name: norm.model_copy(update={"off_mm": _most([fit.off_mm[name] for fit in fits], 5.0)})
+            name: norm.model_copy(
+                update={
+                    "off_mm": _most([fit.off_mm[name] for fit in fits if name in fit.off_mm], 5.0)
+                }
+            )
             for name, norm in structures.items()
         }
     likeness = [contrast_fit(structures, one) for one in intact]
@@ -152,16 +158,17 @@ def _structure_norms(
     centers = np.array([one.center_mm - _middle(one) for one in intact])
     norms = {}
     for n, name in enumerate(intact[0].names):
-        volumes = [float(one.volume_mm3[n]) for one in intact]
-        # What is not always there, or was cut away with the skull, tells nothing.
-        if min(volumes) <= 0 or name.lower() in AROUND_BRAIN:
+        volumes = [float(one.volume_mm3[n]) for one in intact if one.volume_mm3[n] > 0]
+        # What is hardly ever there, or was cut away with the skull, tells nothing.
+        if len(volumes) < _LEAST_OFTEN or name.lower() in AROUND_BRAIN:
             continue
-        x, y, z = (_rounded(float(mm)) for mm in centers[:, n].mean(axis=0))
+        low, high = _usual(volumes)
+        x, y, z = (_rounded(float(mm)) for mm in np.nanmean(centers[:, n], axis=0))
         norms[name] = StructureNorm(
-            volume_mm3=_usual(volumes),
+            volume_mm3=(low if len(volumes) == len(intact) else 0.0, high),
             center_mm=(x, y, z),
             loose_mm3=_most([float(one.pieces_mm3[n]) for one in intact], 1000.0),
-            brightness=_rounded(float(bright[:, n].mean())),
+            brightness=_rounded(float(np.nanmean(bright[:, n]))),
             asymmetry=_usual_asymmetry(sides[name]) if is_left(name) and sides[name] else None,
             dice=lines.get(name),
         )

@@ -112,7 +112,8 @@ def _empties(
     seen: Sequence[tuple[str, float, float, StructureNorm]],
 ) -> Iterator[tuple[str, float, float]]:
     for name, mm3, _, norm in seen:
-        if mm3 < _NEARLY_EMPTY * norm.volume_mm3[0] or mm3 == 0:
+        always = norm.volume_mm3[0] > 0
+        if always and mm3 < _NEARLY_EMPTY * norm.volume_mm3[0]:
             yield name, mm3, norm.volume_mm3[0]
 
 

@@ -206,7 +206,7 @@ def calibrated_as_lines(found: "Calibrated") -> Iterator[str]:
         yield f"Expected Dice has 90 % intervals of ± {half:.3f} on average over structures."
     if found.without:
         names = ", ".join(found.without)
-        yield f"Not foretold, as around the brain or not found in every scan: {names}."
+        yield f"Not foretold, as around the brain or hardly ever found: {names}."
     yield "Foretold without the scans of that person, people left out in turn:"
     yield f"  scans as they are  {_foretold(found.intact)}"
     yield f"  mildly damaged     {_foretold(found.damaged)}"
