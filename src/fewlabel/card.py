@@ -207,8 +207,8 @@ class ModelCard(Settings):
 
     def describe_input(self) -> str:
         """For people: which scans go in."""
-        together = " and ".join(self.looks_at)
+        together, scans = " and ".join(self.looks_at), self.input.rstrip(".")
         if len(self.looks_at) == 1:
-            return self.input
+            return scans
         either = "some of them may be missing" if self.any_modality else "all are needed"
-        return f"{self.input.rstrip('.')}; it looks at {together} together, {either}"
+        return f"{scans}; it looks at {together} together, {either}"

@@ -154,7 +154,7 @@ def exports(config: Config, networks: Networks) -> Export:
         ages_weeks=None if net.age is None else net.age.range_weeks,
         settings=None if mirrored else _shape(config, source, rule),
         description=" ".join((about, *config.data.allowed_leaks())),
-        input=f"{modalities} scans like those it was trained on.",
+        input=f"{modalities} scans like those it was trained on",
     )
 
 

@@ -184,7 +184,7 @@ def exports(config: Config, networks: Networks) -> Export:
         any_modality=config.working.any_modality,
         settings=_shape(config),
         description=f"{' and '.join(heads)}, by dai2019 ({config.start}).",
-        input=f"{modalities} scans like those it was trained on.",
+        input=f"{modalities} scans like those it was trained on",
     )
 
 

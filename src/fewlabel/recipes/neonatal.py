@@ -156,7 +156,7 @@ def exports(config: Config, networks: Networks) -> Export:
         channels=len(config.working.modalities),
         settings=_shape(config) | {"age": net.age is not None},
         description=" ".join((config.description or about, *config.data.allowed_leaks())),
-        input=config.input or f"{modalities} scans of neonates like those it was trained on.",
+        input=config.input or f"{modalities} scans of neonates like those it was trained on",
         modalities=config.working.modalities,
         any_modality=config.working.any_modality,
         ages_weeks=net.age.range_weeks if net.age is not None else None,

@@ -149,7 +149,7 @@ def exports(config: Config, networks: Networks) -> Export:
         channels=3,
         description=f"{config.protocol} by slices (xu2017), from {start} (backbone:"
         f" {Path(config.backbone).name}).",
-        input=f"{modalities} scans like those it was trained on.",
+        input=f"{modalities} scans like those it was trained on",
     )
 
 

@@ -131,7 +131,7 @@ def exports(config: Config, networks: Networks) -> Export:
         any_modality=config.working.any_modality,
         settings=_shape(config),
         description=" ".join((about, *config.data.allowed_leaks())),
-        input=f"{modalities} scans like those it was trained on.",
+        input=f"{modalities} scans like those it was trained on",
     )
 
 

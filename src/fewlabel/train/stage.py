@@ -138,7 +138,7 @@ class Export:
     channels: int = 1
     settings: Mapping[str, Any] | None = None
     description: str = "Structures of the brain."
-    input: str = "Scans like those it was trained on."
+    input: str = "Scans like those it was trained on"
     registrar: Registrar | None = None
     modalities: tuple[str, ...] = ("T1w",)
     any_modality: bool = False
