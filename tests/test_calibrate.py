@@ -1,6 +1,7 @@
 """What a model's results are like, and how well their Dice is foretold."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -142,8 +143,12 @@ def test_the_model_that_is_written_tells_what_dice_to_expect(study, found, tmp_p
 
     assert read_model(tmp_path / "Mine").card.name == "mine"
     assert model.quality is None  # the one before is as it was
-    quality = Segmenter(written, ONE)(head(4)).record["quality"]
+    assert Segmenter(model, ONE)(head(4)).expected_dice is None
+    result = Segmenter(written, ONE)(head(4))
+    quality = result.record["quality"]
     assert quality["calibrated_on"] == "9 scans of study"
+    least = min(quality["expected_dice"], key=lambda name: quality["expected_dice"][name]["dice"])
+    assert re.fullmatch(rf"expected Dice 0\.\d\d, least 0\.\d\d \({least}\)", result.expected_dice)
     assert quality["expected_dice"]["Ball"]["dice"] == pytest.approx(
         np.mean([found.norms.structures["Ball"].dice.mean]), abs=0.05
     )

@@ -51,7 +51,7 @@ class Outcome:
         return tuple(record.get("warnings", ()))
 
     def as_text(self) -> str:
-        """For people: what happened, how large the brain is, warnings and where the files are."""
+        """For people: what happened, how good that is, warnings and where the files are."""
         if self.segmentation is None:
             kept = f"kept, segmented before: {self.paths.labels}"
             return f"{self.scan.name}: {kept if self.error is None else 'failed'}"
@@ -62,6 +62,7 @@ class Outcome:
             f"{self.scan.name}: {found} of {len(volumes) - 1} structures, brain"
             f" {volumes[TOTAL_BRAIN] / 1000:.0f} cm3, {sum(record['seconds'].values()):.1f} s",
             *([f"  {model['name']}, {model['why']}"] if "why" in model else []),
+            *([f"  {words}"] if (words := self.segmentation.expected_dice) else []),
             *([f"  age at scan: {age.as_text()}"] if (age := self.segmentation.age) else []),
             *(f"  Warning: {warning}" for warning in self.segmentation.warnings),
             *(f"  {path}" for path in self.paths.all()),
@@ -269,7 +270,9 @@ def _segment_files(ready: Ready, paths: ResultPaths) -> Segmentation:
     name = scan.absolute().name
 
     def drawn() -> bytes:
-        lines = [f"{card.name} {card.version}", *result.warnings]
+        made_by = f"{card.name} {card.version}"
+        words = result.expected_dice
+        lines = [f"{made_by}, {words}" if words else made_by, *result.warnings]
         with watch.stage("picture"):
             return picture(shown, result.labels, title=name, lines=lines)
 

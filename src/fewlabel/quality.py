@@ -14,6 +14,9 @@ from fewlabel.quality_rules import Finding
 from fewlabel.traits import Traits
 from fewlabel.volume import LabelMap
 
+UNLIKE = {"contrast", "resolution", "age"}
+"""Rules by which a scan is unlike those of the calibration: then no Dice can be expected."""
+
 
 @dataclass(frozen=True)
 class Expected:
