@@ -182,6 +182,23 @@ def test_the_table_of_volumes_has_a_line_for_each_finished_scan(data, tmp_path):
     ]
 
 
+def test_the_dice_to_expect_gets_a_column_and_no_value_where_it_does_not_hold(data, tmp_path):
+    out, each = tmp_path / "out", {"Ball": {"dice": 0.9, "low": 0.8, "high": 1.0}}
+    known = ({"mean_expected_dice": 0.8765, "expected_dice": each},
+             {"mean_expected_dice": None, "expected_dice": each},
+             {"mean_expected_dice": None, "expected_dice": {}})  # fmt: skip
+    for scan, quality in zip((SCANS[0], SCANS[2], SCANS[3]), known, strict=True):
+        job = finished(data / scan, (out / scan).parent)
+        said = json.loads(job.paths.record.read_text())
+        job.paths.record.write_text(json.dumps(said | {"quality": quality}))
+
+    write_volumes(out)
+
+    rows = [line.split("\t") for line in (out / "volumes.tsv").read_text().splitlines()]
+    assert rows[0][3:6] == ["warnings", "expected_dice", "Ball"]
+    assert [row[4] for row in rows[1:]] == ["0.876", "n/a", "n/a"]
+
+
 def test_an_age_that_was_told_gets_a_column(data, tmp_path):
     out = tmp_path / "out"
     for scan, age in ((SCANS[0], {"weeks": 38.456}), (SCANS[2], {"weeks": None}), (SCANS[3], None)):

@@ -227,7 +227,10 @@ def test_a_contrast_turned_over_is_not_what_the_model_was_checked_on(norms):
     classes = toy_classes()
     image = np.where(classes > 0, 1.2 - toy_image(classes), 0).astype(np.float32)
 
-    assert rules(judged(norms, classes, image)) == {"contrast"}
+    quality = judged(norms, classes, image)
+    assert rules(quality) == {"contrast"}
+    assert quality.expected_dice
+    assert quality.mean_dice is None  # it does not hold
 
 
 def test_noise_beyond_that_of_all_checked_scans_is_told(norms):

@@ -1,6 +1,6 @@
 """The tables of a whole cohort.
 
-OUT/volumes.tsv                           a line a scan: warnings, mm3 of every structure
+OUT/volumes.tsv                           a line a scan: warnings, expected Dice, volumes in mm3
 OUT/failures.tsv                          a line a scan of the last run that failed, with the reason
 """
 
@@ -26,8 +26,8 @@ class Written(NamedTuple):
 def write_volumes(out: Path) -> Written:
     """One table of all finished scans in a folder of derivatives.
 
-    The column `warnings` counts those of the record. Models that tell the age at scan add a
-    column `age_weeks`.
+    The column `warnings` counts those of the record. Calibrated models add `expected_dice`, the
+    mean over structures, and models that tell the age at scan add `age_weeks`.
 
     Raises:
         OutputError: If it cannot be written.
@@ -77,8 +77,17 @@ def _who(record: Path) -> dict[str, str]:
         "session_id": f"ses-{session}" if session else "n/a",
         "scan": str(found.get("scan", record.name)),
         "warnings": str(len(found.get("warnings", ()))),
+        **_expected(found.get("quality")),
         **_age(found.get("age")),
     }
+
+
+def _expected(found: Any) -> dict[str, str]:
+    """What a record says of the Dice to expect, if its model was calibrated."""
+    if not isinstance(found, dict) or not found.get("expected_dice"):
+        return {}
+    mean = found.get("mean_expected_dice")
+    return {"expected_dice": "n/a" if mean is None else f"{mean:.3f}"}
 
 
 def _age(found: Any) -> dict[str, str]:

@@ -14,8 +14,8 @@ from fewlabel.quality_rules import Finding
 from fewlabel.traits import Traits
 from fewlabel.volume import LabelMap
 
-UNLIKE = {"contrast", "resolution", "age"}
-"""Rules by which a scan is unlike those of the calibration: then no Dice can be expected."""
+_UNLIKE = {"contrast", "resolution", "age"}
+"""Rules by which a scan is unlike those of the calibration."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class Quality:
 
     @property
     def mean_dice(self) -> float | None:
-        """Mean expected Dice over structures, or None."""
+        """Mean expected Dice over structures; None if it is not known, or does not hold."""
         found = [one.dice for one in self.expected_dice.values()]
-        return float(np.mean(found)) if found else None
+        unlike = any(one.rule in _UNLIKE for one in self.findings)
+        return float(np.mean(found)) if found and not unlike else None
 
     def as_json(self) -> dict[str, Any]:
         """For the record; numbers with four digits."""

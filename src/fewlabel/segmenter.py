@@ -19,7 +19,7 @@ from fewlabel.modalities import notes_of
 from fewlabel.model import ModelCard, ModelFolder, PredictedAge
 from fewlabel.norms import AROUND_BRAIN, read_norms
 from fewlabel.people import UNKNOWN, Age
-from fewlabel.quality import UNLIKE, Quality, judge
+from fewlabel.quality import Quality, judge
 from fewlabel.results import ResultPaths
 from fewlabel.traits import Traits, measure_traits
 from fewlabel.version import VERSION
@@ -58,10 +58,10 @@ class Segmentation:
         """Which Dice is to be expected, in words; None where that is not known or does not hold."""
         quality = self.record["quality"]
         found = {name: one["dice"] for name, one in quality["expected_dice"].items()}
-        if not found or any(one["rule"] in UNLIKE for one in quality["findings"]):
+        mean = quality["mean_expected_dice"]
+        if mean is None:
             return None
         least = min(found, key=lambda name: found[name])
-        mean = quality["mean_expected_dice"]
         return f"expected Dice {mean:.2f}, least {found[least]:.2f} ({least})"
 
     def _repr_html_(self) -> str:
