@@ -3,7 +3,7 @@
 The layer at full resolution of a U-Net with `fine` makes 2 x 2 x 2 voxels of each coarse one, then
 looks at 3 x 3 x 3 of them and at the image beside them. Both steps are linear: together they are a
 transposed convolution of 4 x 4 x 4 weights, 8 of which meet in a voxel instead of 27, and a
-convolution of the image alone. That is two fifths of the work, and spares the maps in between.
+convolution of the image alone. That is a third of the work, and spares the maps in between.
 """
 
 from collections.abc import Sequence
