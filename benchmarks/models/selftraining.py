@@ -1,6 +1,6 @@
 """What an embedded model gains from real scans without labels, by learning from its own answers.
 
-    python -m benchmarks.models.selftraining [--steps 75] [--shared ../shared/data]
+    python -m benchmarks.models.selftraining [--steps 100] [--shared ../shared/data]
         [--work runs/selftraining] [--threads 2]
 
 The network without its offsets and slopes segments the scans of ibsr18, whose labels are not
@@ -44,7 +44,7 @@ def answered(model: ModelFolder, cases: Sequence[Case], folder: Path, threads: i
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--model", default="adult-aseg32")
-    ask.add_argument("--steps", type=int, default=75)
+    ask.add_argument("--steps", type=int, default=100)
     ask.add_argument("--shared", type=Path, default=Path("../shared/data"))
     ask.add_argument("--work", type=Path, default=Path("runs") / "selftraining")
     ask.add_argument("--threads", type=int, default=2)
