@@ -17,8 +17,9 @@ EXACT = Compute(threads=1, precision="exact")
 
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch):
-    """Fields of these tests are small."""
+    """Fields of these tests are small, and computers are of any kind."""
     monkeypatch.setattr("fewlabel.engine_fold._LARGE", 0)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
 def random(*shape, seed=0):
@@ -89,8 +90,12 @@ def test_what_is_not_such_a_pair_is_left_alone():
         assert kinds(model) == before
 
 
-def test_small_fields_are_left_alone(monkeypatch):
-    monkeypatch.setattr("fewlabel.engine_fold._LARGE", 6 * 8 * 10 + 1)
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("fewlabel.engine_fold._LARGE", 6 * 8 * 10 + 1), ("platform.machine", lambda: "arm64")],
+)
+def test_small_fields_and_other_processors_are_left_alone(monkeypatch, what, other):
+    monkeypatch.setattr(what, other)
     model = pair(random(5, 4, 2, 2, 2), random(6, 5, 3, 3, 3))
     before = kinds(model)
     fold(model)

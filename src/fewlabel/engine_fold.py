@@ -4,8 +4,12 @@ The layer at full resolution of a U-Net with `fine` makes 2 x 2 x 2 voxels of ea
 looks at 3 x 3 x 3 of them and at the image beside them. Both steps are linear: together they are a
 transposed convolution of 4 x 4 x 4 weights, 8 of which meet in a voxel instead of 27, and a
 convolution of the image alone. That is a third of the work, and spares the maps in between.
+
+So it is on x86, where large transposed convolutions are as quick as others. Elsewhere, where
+OpenVINO may have none that are, networks stay as they are.
 """
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +18,13 @@ from jaxtyping import Float32
 
 _LARGE = 50_000
 """Voxels from which on it pays: preparing the weights takes time, too."""
+_MEASURED_ON = {"x86_64", "amd64"}
 
 
 def fold(network: Any) -> None:
     """Fold such pairs of layers in a network of OpenVINO, whose shapes are known."""
+    if platform.machine().lower() not in _MEASURED_ON:
+        return
     for node in list(network.get_ordered_ops()):
         if node.get_type_name() != "Convolution" or not _is(node, edge=3, stride=1, pad=1):
             continue

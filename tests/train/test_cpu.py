@@ -92,6 +92,15 @@ def test_small_single_images_are_left_to_onednn_and_numbers_are_the_same(frozen,
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
+def test_without_onednn_torch_computes_by_itself(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    layer = torch.nn.Conv3d(2, 3, 3, padding=1)
+    with convolving_well([layer]), torch.profiler.profile() as profile:
+        layer(torch.randn(1, 2, 6, 6, 6)).sum().backward()
+
+    assert "aten::to_mkldnn" not in {event.key for event in profile.key_averages()}
+
+
 def test_a_network_of_frozen_and_moving_parts_learns_the_same_either_way():
     torch.manual_seed(0)
     network = UNet({"a": 3}, channels=[4, 6, 8])

@@ -45,6 +45,7 @@ def convolving_well(networks: Iterable[nn.Module]) -> Iterator[None]:
     """
     layers = [layer for net in networks for layer in net.modules() if isinstance(layer, nn.Conv3d)]
     entered: dict[nn.Module, ExitStack] = {}
+    has_onednn = torch.backends.mkldnn.is_available()  # not on every processor
 
     def before(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         (image,), (edge, *_) = inputs, cast("nn.Conv3d", layer).kernel_size
@@ -56,7 +57,7 @@ def convolving_well(networks: Iterable[nn.Module]) -> Iterator[None]:
             return (image.float(),)
         in_32_bits = image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         small = len(image) == 1 and image[0, ..., 0].numel() <= _TORCHS_OWN
-        return (image.to_mkldnn(),) if in_32_bits and small and edge > 1 else None
+        return (image.to_mkldnn(),) if has_onednn and in_32_bits and small and edge > 1 else None
 
     def after(layer: nn.Module, _: object, found: Tensor | None) -> Tensor | None:
         if layer in entered:
