@@ -45,7 +45,8 @@ def convolving_well(networks: Iterable[nn.Module]) -> Iterator[None]:
     """
     layers = [layer for net in networks for layer in net.modules() if isinstance(layer, nn.Conv3d)]
     entered: dict[nn.Module, ExitStack] = {}
-    has_onednn = torch.backends.mkldnn.is_available()  # not on every processor
+    # Not on every processor.
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
     def before(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         (image,), (edge, *_) = inputs, cast("nn.Conv3d", layer).kernel_size
