@@ -38,9 +38,9 @@ from fewlabel.cohort import Case, Cohort, write_cohort
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
 from fewlabel.export import export_run
-from fewlabel.io import read_labels, read_scan
-from fewlabel.labels import shared_protocol
+from fewlabel.io import read_scan
 from fewlabel.metrics import dice
+from fewlabel.modalities import truth_of
 from fewlabel.model import ModelFolder, copy_model, find_model, read_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.tune import seconds_of
@@ -49,6 +49,11 @@ SCORED = 10
 WAYS = ("plain", "adapted", "fine-tuned", "both", "in patches", "scratch")
 PATCH = 96
 """Voxels of 1 mm that are judged in each step, of a field of 160 x 192 x 160."""
+
+
+def shuffled(cases: Sequence[Case]) -> list[Case]:
+    """Always in the same order: the first teach, the last are scored."""
+    return [cases[n] for n in np.random.default_rng(0).permutation(len(cases))]
 
 
 def settings(way: str, model: Path, cohort: Path, steps: int) -> dict[str, Any]:
@@ -96,10 +101,9 @@ def scored(model: ModelFolder, cases: Sequence[Case], threads: int) -> dict[str,
     """Mean Dice over structures of each case, on its own voxels."""
     segmenter, found = Segmenter(model, Compute(threads=threads)), {}
     for case in cases:
-        assert case.labels is not None
-        shared = shared_protocol(model.card.protocol, case.drawn_in())
-        said = segmenter(read_scan(case.scans["T1w"])).labels.to(shared)
-        values = dice(said, read_labels(case.labels, case.drawn_in()).to(shared)).values()
+        truth = truth_of(case, model.card.protocol)
+        said = segmenter(read_scan(case.scans["T1w"])).labels.to(truth.protocol)
+        values = dice(said, truth).values()
         found[case.id] = float(np.nanmean(list(values)))
     return found
 
@@ -119,7 +123,7 @@ def main() -> None:
     cases = index_folder(asked.data.resolve()).cohort.part("train")
     if max(asked.people) + SCORED > len(cases):
         raise SystemExit(f"{len(cases)} people are too few: {SCORED} are scored.")
-    order = [cases[n] for n in np.random.default_rng(0).permutation(len(cases))]
+    order = shuffled(cases)
     for n in asked.people:
         work = asked.work.resolve() / f"{asked.data.name}-{n}"
         work.mkdir(parents=True, exist_ok=True)

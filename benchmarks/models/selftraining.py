@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.models.finetuning import SCORED, scored, taught, without_style
+from benchmarks.models.finetuning import SCORED, scored, shuffled, taught, without_style
 from fewlabel.cohort import Case
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
@@ -60,12 +58,10 @@ def main() -> None:
         index_folder(shared / name, desc=desc).cohort
         for name, desc in (("malc", ""), ("oasis-trt", "dktaseg"))
     )
-    rest = malc.part("train")
-    order = [rest[n] for n in np.random.default_rng(0).permutation(len(rest))]
     sets = {
         "malc val": malc.part("val"),
         "oasis-trt val": oasis.part("val"),
-        f"malc, {SCORED} others": order[-SCORED:],
+        f"malc, {SCORED} others": shuffled(malc.part("train"))[-SCORED:],
     }
     for data, cases in sets.items():
         sides = [scored(model, cases, asked.threads) for model in (before, after)]

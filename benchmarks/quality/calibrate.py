@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from fewlabel.calibrate import Look, Task, look, tasks_for
+from fewlabel.calibrate import Look, Task, check, foretold, look, tasks_for
 from fewlabel.cohort import Case
 from fewlabel.damage import MILD
 from fewlabel.datasets import index_folder
@@ -202,23 +202,19 @@ def figures(looks: Sequence[Measured], norms: Norms) -> dict[str, float]:
     rows, means, warned = [], [], 0
     for one in looks:
         known = one.known
-        of_case = []
-        for name, overlap in zip(known.traits.names, known.traits.overlap, strict=True):
-            interval = norms.interval(name, float(overlap))
-            line = norms.structures[name].dice if name in norms.structures else None
-            if interval and line and name in known.dice:
-                of_case.append((known.dice[name], *interval, line.mean))
+        expected = foretold(known, norms.interval)
+        of_case = [(*row, norms.structures[name].dice.mean) for name, row in expected.items()]
         rows += of_case
         means.append(np.mean(of_case, axis=0)[:2])
         warned += bool(judge(a_brain(), known.traits, norms).findings)
-    truth, middle, low, high, mean = np.array(rows).T
+    (truth, middle, low, high, mean), checked = np.array(rows).T, check([r[:4] for r in rows])
     return {
         "spearman": float(spearmanr(truth, middle)[0]),
         "spearman_of_structure_means_alone": float(spearmanr(truth, mean)[0]),
         "spearman_of_case_means": float(spearmanr(*np.array(means).T)[0]),
-        "covered_by_90_percent_intervals": float(((truth >= low) & (truth <= high)).mean()),
+        "covered_by_90_percent_intervals": checked.covered,
         "interval_width": float((high - low).mean()),
-        "mean_absolute_error": float(np.abs(truth - middle).mean()),
+        "mean_absolute_error": checked.error,
         "scans_with_a_warning": warned / len(looks),
     }
 

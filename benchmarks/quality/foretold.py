@@ -16,8 +16,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.models.finetuning import SCORED
-from fewlabel.calibrate import Task, calibrate, look
+from benchmarks.models.finetuning import SCORED, shuffled
+from fewlabel.calibrate import Task, calibrate, check, foretold, look
 from fewlabel.damage import INTACT
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
@@ -35,7 +35,7 @@ def main() -> None:
     ask.add_argument("--note", default="")
     asked = ask.parse_args()
     cases = index_folder(asked.data.resolve()).cohort.part("train")
-    order = [cases[n] for n in np.random.default_rng(0).permutation(len(cases))]
+    order = shuffled(cases)
     if asked.taught + max(asked.people) + SCORED > len(cases):
         raise SystemExit(f"{len(cases)} people are too few: {SCORED} are scored.")
     model, compute = find_model(asked.model), Compute(threads=asked.threads)
@@ -44,21 +44,15 @@ def main() -> None:
     for n in asked.people:
         few = order[asked.taught : asked.taught + n]
         norms = calibrate(model, few, asked.data.name, compute, print).norms
-        rows = []
-        for known in others:
-            for name, overlap in zip(known.traits.names, known.traits.overlap, strict=True):
-                interval = norms.interval(name, float(overlap))
-                if interval and name in known.dice:
-                    rows.append((known.dice[name], *interval))
-        truth, middle, low, high = np.array(rows).T
-        inside = (low <= truth) & (truth <= high)
+        rows = [row for known in others for row in foretold(known, norms.interval).values()]
+        (truth, middle, low, high), checked = np.array(rows).T, check(rows)
         row = {
             "model": "/".join(Path(asked.model).parts[-2:]),
             "data": asked.data.name, "taught": asked.taught, "calibrated_on": n, "scored": SCORED,
             "dice": f"{truth.mean():.4f}", "expected": f"{middle.mean():.4f}",
-            "mean_absolute_error": f"{np.abs(truth - middle).mean():.4f}",
-            "covered": f"{inside.mean():.3f}", "width": f"{(high - low).mean():.3f}",
-            "spearman": f"{spearmanr(truth, middle)[0]:.3f}", "values": len(truth),
+            "mean_absolute_error": f"{checked.error:.4f}",
+            "covered": f"{checked.covered:.3f}", "width": f"{(high - low).mean():.3f}",
+            "spearman": f"{spearmanr(truth, middle)[0]:.3f}", "values": checked.values,
         }  # fmt: skip
         add_rows(RESULTS / "foretold.csv", [provenance(asked.note) | row])
         print(row, flush=True)

@@ -26,9 +26,8 @@ from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
 from fewlabel.evidence import Evidence, evidence_of
 from fewlabel.grid import Grid
-from fewlabel.io import read_labels
-from fewlabel.labels import LabelProtocol, other_side, shared_protocol
-from fewlabel.modalities import images_of, labeled, read_images
+from fewlabel.labels import LabelProtocol, other_side
+from fewlabel.modalities import images_of, labeled, read_images, truth_of
 from fewlabel.model import ModelFolder, copy_model
 from fewlabel.segmenter import Segmenter
 from fewlabel.splits import in_turn
@@ -174,24 +173,20 @@ def evidence_in(segmenter: Segmenter, case: Case) -> Evidence:
         FewlabelError: If a file cannot be used, or the case lacks a modality.
     """
     model, images = segmenter.model, images_of(case, segmenter.model.card)
-    assert case.labels is not None
     assert images is not None
-    drawn = case.drawn_in()
-    wanted = drawn if case.looked_for is None else drawn.restrict(case.looked_for)
-    shared = shared_protocol(model.card.protocol, wanted)
+    labels = truth_of(case, model.card.protocol)
     scans = read_images(images, model.card)
     seen, placed = segmenter.look(scans)
     native = next(iter(scans.values())).grid
-    labels = read_labels(case.labels, drawn).to(shared)
     moved = placed.affine @ np.linalg.inv(native.affine) @ labels.grid.affine
-    there = LabelMap(labels.data, Grid(labels.grid.shape, moved), shared)
+    there = LabelMap(labels.data, Grid(labels.grid.shape, moved), labels.protocol)
     truth = labels_on(there, seen.field)
     if not (truth.data > 0).any():
         raise CohortError(
             f"The labels of {case.id} hold no structure where {model.card.name} looks.",
             fix="leave the case out, or check that labels and scan lie in the same place.",
         )
-    meaning = _meaning(model.card.protocol, shared)
+    meaning = _meaning(model.card.protocol, labels.protocol)
     return evidence_of(case.person, seen.shares, seen.field, truth, meaning)
 
 

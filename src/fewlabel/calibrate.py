@@ -7,8 +7,9 @@ Dice is to be expected, and what is unusual in it. docs/quality.md tells how wel
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,10 @@ from fewlabel.conformed import labels_on
 from fewlabel.damage import INTACT, MILD, facing_up
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
-from fewlabel.io import read_labels
-from fewlabel.labels import shared_protocol
 from fewlabel.metrics import dice
-from fewlabel.modalities import images_of, labeled, read_images
+from fewlabel.modalities import images_of, labeled, read_images, truth_of
 from fewlabel.model import ModelFolder, copy_model
-from fewlabel.norms import Norms
+from fewlabel.norms import DiceLine, Interval, Norms
 from fewlabel.norms_fit import FEWEST_PEOPLE, About, Known, fit_lines, fit_norms
 from fewlabel.people import WEEKS_PER_YEAR
 from fewlabel.segmenter import Segmenter
@@ -129,25 +128,25 @@ def calibrate(
     for number, task in enumerate(tasks, start=1):
         watch(f"{number} of {len(tasks)}: {task.case.id}, {task.damage}")
         looks.append(look(segmenter, task))
-    ages = [case.age_weeks / WEEKS_PER_YEAR for case in known if case.age_weeks is not None]
-    about = About(
-        scans=f"{len(known)} scans of {called}",
-        spacing_mm=max(one.spacing_mm for one in looks),
-        ages_years=(min(ages), max(ages)) if len(ages) == len(known) else None,
-    )
     found = [one.known for one in looks]
-    norms = fit_norms(found, about)
+    norms = fit_norms(found, _about(known, called, max(one.spacing_mm for one in looks)))
     drawn = dict.fromkeys(name for one in found for name in one.dice)
     watch("leaving people out in turn")
-    foretold = _left_out(found)
+    others = _left_out(found)
     return Calibrated(
         norms=norms,
         dice={task.case.id: float(np.mean(list(one.dice.values())))
               for task, one in zip(tasks, found, strict=True) if one.intact},
-        intact=_check([row for one, rows in foretold if one.intact for row in rows]),
-        damaged=_check([row for one, rows in foretold if not one.intact for row in rows]),
+        intact=check([row for one, rows in others if one.intact for row in rows.values()]),
+        damaged=check([row for one, rows in others if not one.intact for row in rows.values()]),
         without=tuple(name for name in drawn if name not in norms.structures),
     )  # fmt: skip
+
+
+def _about(cases: Sequence[Case], called: str, spacing_mm: float) -> About:
+    ages = [case.age_weeks / WEEKS_PER_YEAR for case in cases if case.age_weeks is not None]
+    ends = (min(ages), max(ages)) if len(ages) == len(cases) else None
+    return About(f"{len(cases)} scans of {called}", spacing_mm, ends)
 
 
 def tasks_for(cases: Sequence[Case]) -> list[Task]:
@@ -171,11 +170,7 @@ def look(segmenter: Segmenter, task: Task) -> Look:
     case, model = task.case, segmenter.model
     images = images_of(case, model.card)
     assert images is not None
-    assert case.labels is not None
-    drawn = case.drawn_in()
-    wanted = drawn if case.looked_for is None else drawn.restrict(case.looked_for)
-    shared = shared_protocol(model.card.protocol, wanted)
-    truth = read_labels(case.labels, drawn).to(shared)
+    truth = truth_of(case, model.card.protocol)
     rng = np.random.default_rng(zlib.crc32((task.damage + case.id).encode()))
     scans = read_images(images, model.card)
     on_its_grid = [name for name, scan in scans.items() if scan.grid.matches(truth.grid)]
@@ -187,14 +182,10 @@ def look(segmenter: Segmenter, task: Task) -> Look:
             f"The labels of {case.id} hold no structure where its scan is.",
             fix="leave the case out, or check that labels and scan lie in the same place.",
         )
-    found = dice(result.labels.to(shared), there)
-    scored = [one.name for one in shared.labels if one.scored and np.isfinite(found[one.name])]
-    known = Known(
-        case.person,
-        result.traits,
-        {name: found[name] for name in scored},
-        task.intact,
-    )
+    found = dice(result.labels.to(truth.protocol), there)
+    scored = [one.name for one in truth.protocol.labels if one.scored]
+    true = {name: found[name] for name in scored if math.isfinite(found[name])}
+    known = Known(case.person, result.traits, true, task.intact)
     return Look(known, max(result.labels.grid.spacing_mm))
 
 
@@ -208,8 +199,23 @@ def write_calibrated(model: ModelFolder, norms: Norms, out: Path) -> ModelFolder
     return copy_model(model, out, card, norms)
 
 
-Foretold = list[tuple[float, float, float, float]]
+Foretold = dict[str, tuple[float, float, float, float]]
 """True Dice, what was expected, and the ends of its interval, by structure."""
+
+
+def foretold(known: Known, interval: Callable[[str, float], Interval | None]) -> Foretold:
+    """What is expected of each structure of a scan that was drawn, beside its true Dice.
+
+    Args:
+        known: The scan.
+        interval: From a structure and its overlap; see `Norms.interval`.
+    """
+    found = {}
+    for name, overlap in zip(known.traits.names, known.traits.overlap, strict=True):
+        expected = interval(name, float(overlap)) if name in known.dice else None
+        if expected is not None:
+            found[name] = (known.dice[name], *expected)
+    return found
 
 
 def _left_out(known: Sequence[Known]) -> list[tuple[Known, Foretold]]:
@@ -218,19 +224,19 @@ def _left_out(known: Sequence[Known]) -> list[tuple[Known, Foretold]]:
     found = []
     for left_out in in_turn(people, _MOST_FOLDS):
         lines, quantile = fit_lines([one for one in known if one.person not in left_out])
-        for one in known:
-            if one.person not in left_out:
-                continue
-            rows = []
-            for name, overlap in zip(one.traits.names, one.traits.overlap, strict=True):
-                if name in lines and name in one.dice:
-                    middle, half = lines[name].at(float(overlap)), quantile * lines[name].spread
-                    rows.append((one.dice[name], middle, middle - half, middle + half))
-            found.append((one, rows))
+        interval = partial(_by_lines, lines, quantile)
+        found += [(one, foretold(one, interval)) for one in known if one.person in left_out]
     return found
 
 
-def _check(rows: Foretold) -> Check:
+def _by_lines(
+    lines: Mapping[str, DiceLine], quantile: float, name: str, overlap: float
+) -> Interval | None:
+    return lines[name].interval(overlap, quantile) if name in lines else None
+
+
+def check(rows: Sequence[tuple[float, float, float, float]]) -> Check:
+    """How well Dice was foretold: rows as in `Foretold`."""
     if not rows:
         return Check(0, math.nan, math.nan)
     truth, middle, low, high = np.array(rows).T

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from fewlabel.engine_fold import fold
+from fewlabel.engine_fold import doubles, fold
 
 Maps = Shaped[np.ndarray, "_ _ _ _"]
 """Channels and three axes of space."""
@@ -91,7 +91,7 @@ def _walk(output: Any, mirrored: bool, found: dict[str, bool]) -> int | None:
         return 0
     if node.get_type_name() == "ConvolutionBackpropData":
         same = found.setdefault(node.get_friendly_name(), mirrored) == mirrored
-        return 0 if same and _edges(node) == {2} == set(node.get_attributes()["strides"]) else None
+        return 0 if same and doubles(node) else None
     reach = _own_reach(node)
     mirrored ^= node.get_type_name() == "Slice"
     before = [_walk(one, mirrored, found) for one in node.input_values() if not _fixed(one)]

@@ -45,7 +45,7 @@ def _folded(layer: Any) -> Any:
         return None
     parts, weights = beside.input_values(), _constant(layer.input_value(1))
     counts = [part.get_partial_shape()[1] for part in parts]
-    ups = [n for n, part in enumerate(parts) if _doubles(part.get_node())]
+    ups = [n for n, part in enumerate(parts) if doubles(part.get_node())]
     if weights is None or len(ups) != 1 or any(count.is_dynamic for count in counts):
         return None
     ends = np.cumsum([count.get_length() for count in counts])
@@ -87,7 +87,8 @@ def together(
     return kernel
 
 
-def _doubles(node: Any) -> bool:
+def doubles(node: Any) -> bool:
+    """Whether a node makes 2 x 2 x 2 voxels of each."""
     return node.get_type_name() == "ConvolutionBackpropData" and _is(node, edge=2, stride=2, pad=0)
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float64
 from fewlabel.card import ModelCard
 from fewlabel.cohort import Case, refuse
 from fewlabel.errors import CohortError, ConfigError, ScanError
-from fewlabel.io import read_scan
-from fewlabel.volume import Scan
+from fewlabel.io import read_labels, read_scan
+from fewlabel.labels import LabelProtocol, shared_protocol
+from fewlabel.volume import LabelMap, Scan
 
 Image = Scan | Path
 _ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh.gz", ".mgh")
@@ -138,6 +139,18 @@ def labeled(cases: Sequence[Case], card: ModelCard) -> list[Case]:
                 if images_of(case, card) is None]  # fmt: skip
     refuse("The cohort", problems, fix="leave these cases out, or name their modality.")
     return found
+
+
+def truth_of(case: Case, protocol: LabelProtocol) -> LabelMap:
+    """The labels of a case, in the structures that it was looked for and a protocol shares.
+
+    Raises:
+        FewlabelError: If they cannot be read, or have nothing in common with the protocol.
+    """
+    assert case.labels is not None
+    drawn = case.drawn_in()
+    wanted = drawn if case.looked_for is None else drawn.restrict(case.looked_for)
+    return read_labels(case.labels, drawn).to(shared_protocol(protocol, wanted))
 
 
 def modality_of(image: Image, known: Sequence[str]) -> str | None:

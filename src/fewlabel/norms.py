@@ -19,6 +19,8 @@ from fewlabel.settings import Settings
 from fewlabel.traits import Traits
 
 Range = tuple[float, float]
+Interval = tuple[float, float, float]
+"""Expected Dice, and the ends of its interval."""
 AROUND_BRAIN = {"csf", "cerebrospinal fluid", "extracerebral csf", "background"}
 """Structures around the brain rather than of it."""
 
@@ -37,6 +39,11 @@ class DiceLine(Settings):
     def at(self, overlap: float) -> float:
         """Expected Dice, from 0 to 1."""
         return min(1.0, max(0.0, self.mean + self.slope * (overlap - self.overlap)))
+
+    def interval(self, overlap: float, quantile: float) -> Interval:
+        """Expected Dice and the ends of its interval, half as wide as so many spreads."""
+        middle, half = self.at(overlap), quantile * self.spread
+        return middle, max(0.0, middle - half), min(1.0, middle + half)
 
 
 class StructureNorm(Settings):
@@ -89,13 +96,10 @@ class Norms(Settings):
     """Half the width of an interval in spreads."""
     structures: dict[str, StructureNorm]
 
-    def interval(self, name: str, overlap: float) -> tuple[float, float, float] | None:
+    def interval(self, name: str, overlap: float) -> Interval | None:
         """Expected Dice of a structure, and the ends of its interval; None if not calibrated."""
         line = self.structures[name].dice if name in self.structures else None
-        if line is None:
-            return None
-        middle, half = line.at(overlap), self.quantile * line.spread
-        return middle, max(0.0, middle - half), min(1.0, middle + half)
+        return None if line is None else line.interval(overlap, self.quantile)
 
     def half_widths(self) -> list[float]:
         """Half the width of each structure's interval."""

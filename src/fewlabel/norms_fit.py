@@ -91,14 +91,9 @@ def fit_norms(known: Sequence[Known], about: About) -> Norms:
     expected = [_mean_expected(one, lines) for one in intact]
     fits = [place_fit(structures, one) for one in intact]
     if all(fit.off_mm for fit in fits):  # three structures or fewer have no arrangement
-        structures = {
-            name: norm.model_copy(
-                update={
-                    "off_mm": _most([fit.off_mm[name] for fit in fits if name in fit.off_mm], 5.0)
-                }
-            )
-            for name, norm in structures.items()
-        }
+        for name, norm in structures.items():
+            off = [fit.off_mm[name] for fit in fits if name in fit.off_mm]
+            structures[name] = norm.model_copy(update={"off_mm": _most(off, 5.0)})
     likeness = [contrast_fit(structures, one) for one in intact]
     width, length, height = (
         _usual([one.size_mm[axis] for one in intact], _LEAST_LOG_SIZE) for axis in range(3)

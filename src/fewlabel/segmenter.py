@@ -57,10 +57,10 @@ class Segmentation:
     def expected_dice(self) -> str | None:
         """Which Dice is to be expected, in words; None where that is not known or does not hold."""
         quality = self.record["quality"]
-        found = {name: one["dice"] for name, one in quality["expected_dice"].items()}
         mean = quality["mean_expected_dice"]
         if mean is None:
             return None
+        found = {name: one["dice"] for name, one in quality["expected_dice"].items()}
         least = min(found, key=lambda name: found[name])
         return f"expected Dice {mean:.2f}, least {found[least]:.2f} ({least})"
 
