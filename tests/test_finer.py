@@ -11,10 +11,11 @@ from fewlabel.nets.unet import UNet
 FINER = {"fine": 4, "fine_norm": False, "first": 7, "depths": 2}
 
 
-def test_at_first_it_says_what_the_coarse_network_says_of_means():
+@pytest.mark.parametrize("residual", [False, True])
+def test_at_first_it_says_what_the_coarse_network_says_of_means(residual):
     torch.manual_seed(0)
-    coarse = UNet({"a": 3}, in_channels=2, channels=(4, 8)).eval()
-    finer = UNet({"a": 3}, in_channels=2, channels=(4, 8), **FINER).eval()
+    shape = {"in_channels": 2, "channels": (4, 8), "residual": residual}
+    coarse, finer = UNet({"a": 3}, **shape).eval(), UNet({"a": 3}, **shape, **FINER).eval()
     image = torch.rand(1, 2, 16, 16, 16)
 
     begin_finer(finer, coarse.state_dict())

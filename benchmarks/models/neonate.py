@@ -41,9 +41,17 @@ from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE = RESULTS / "neonate-drawem9_folds.csv"
-LEVELS = ((4.0, 800, 1e-2), (2.0, 1000, 6e-3), (0.859375, 1500, 4e-3))
+LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 280, 1.5e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
-NETWORK: dict[str, Any] = {"channels": [32, 64, 96, 128], "fine": 16}
+NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
+FINEST: dict[str, Any] = {"fine": 16, "fine_norm": False}
+"""At the last level: what came before works at half the resolution from then on."""
+WINDOW = (64, 80, 64)
+"""Voxels in which the finest layer is judged, a sixth of the field."""
+AUGMENT = {
+    "drop_modality": 0.4, "synthetic": 0.05, "rotation_deg": 10, "scaling": 0.1,
+    "elastic_voxels": 1.0, "bias": 0.2, "gamma": 0.2, "chance": 0.15,
+}  # fmt: skip
 DESCRIPTION = (
     "9 tissues of the newborn brain as in the templates of Serag 2012, and the age at scan"
 )
@@ -52,12 +60,13 @@ INPUT = "T1w or T2w scans of newborns of 28 to 44 weeks, or both together"
 
 def level(spacing_mm: float, steps: int, rate: float) -> dict[str, Any]:
     """Settings of one resolution."""
-    augment = {
-        "synthetic": 0.15, "drop_modality": 0.4, "scaling": 0.2, "bias": 0.2, "gamma": 0.2,
-    }  # fmt: skip
-    found = whole_brain((spacing_mm, steps, rate), augment, stride_of(**NETWORK)) | NETWORK
+    network = NETWORK | (FINEST if spacing_mm == LEVELS[-1][0] else {})
+    stride = stride_of(network["channels"], network.get("fine", 0))
+    found = whole_brain((spacing_mm, steps, rate), AUGMENT, stride)
+    if "fine" in network:
+        found["patches"]["size"] = list(WINDOW)
     found["optimizer"]["ema"] = 0.99
-    return found | {"description": DESCRIPTION, "input": INPUT}
+    return found | network | {"precision": "32", "description": DESCRIPTION, "input": INPUT}
 
 
 def trained(bench: Bench, name: str, cases: Sequence[Case]) -> Path:

@@ -10,6 +10,7 @@ from fewlabel.nets.unet import UNet, last_layer
 from fewlabel.surgery import heads_of, shape_of
 
 _FIRST = "encoder.levels.0.conv1.conv.weight"
+_AROUND = "encoder.levels.0.conv3.conv.weight"  # of a residual block: past its convolutions
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def begin_finer(net: UNet, weights: Mapping[str, Tensor]) -> None:
 
     Args:
         net: Network to fill, with `fine` as many maps as its first level, `fine_norm` off, `first`
-            7, plain blocks and 2 depths.
+            7, and 2 depths.
         weights: Of a network with the same channels and heads, which begins at full resolution.
 
     Raises:
@@ -31,6 +32,8 @@ def begin_finer(net: UNet, weights: Mapping[str, Tensor]) -> None:
     own = net.state_dict()
     filled = {key: value.float() for key, value in weights.items() if not _is_output(key)}
     filled[_FIRST] = _spread(filled[_FIRST])
+    if _AROUND in filled:
+        filled[_AROUND] = filled[_AROUND].repeat(1, 1, 2, 2, 2) / 8
     for head in heads_of(weights):
         for depth in range(2):
             for part in ("weight", "bias"):

@@ -7,8 +7,10 @@ from torch import Tensor
 from fewlabel import cohort as cohorts
 from fewlabel.cohort import Case, Cohort
 from fewlabel.errors import ConfigError
+from fewlabel.finer import begin_finer
 from fewlabel.nets.unet import UNet
 from fewlabel.splits import require_no_leak
+from fewlabel.surgery import shape_of
 from fewlabel.train.checkpoint import load_weights
 
 _AGES = "age.ages_weeks"  # what a network expects, rather than what it has learned
@@ -18,7 +20,8 @@ def start_from_run(net: UNet, run: Path, stage: str, everybody: Cohort) -> None:
     """Load the weights that a run ended with, on larger voxels say.
 
     Args:
-        net: Of the same shape. It goes on expecting its own ages.
+        net: Of the same shape, or one that `begin_finer` can fill with such weights. It goes on
+            expecting its own ages.
         run: Run folder.
         stage: The run's stage to go on from.
         everybody: Cases of the new run; those held out must be new to the network.
@@ -34,7 +37,11 @@ def start_from_run(net: UNet, run: Path, stage: str, everybody: Cohort) -> None:
         raise ConfigError(f"`start` needs trained weights, but there is no {file}.", fix=fix)
     own: dict[str, Tensor] = {key: w for key, w in net.state_dict().items() if key == _AGES}
     try:
-        net.load_state_dict({**load_weights(file)["net"], **own})
+        found = {**load_weights(file)["net"], **own}
+        if net.in_windows and not shape_of(found)["fine"]:
+            begin_finer(net, found)
+        else:
+            net.load_state_dict(found)
     except (KeyError, RuntimeError):
         raise ConfigError(f"The network in {file} has another shape.", fix=fix) from None
 

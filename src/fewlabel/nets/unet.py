@@ -71,6 +71,8 @@ class Encoder(nn.Module):
         )
         if first != 3:
             self.levels[0].conv1 = get_conv_layer(3, in_channels, channels[0], first, begin)
+            if residual:  # what is added is all of a block of voxels too, not one of them
+                self.levels[0].conv3 = get_conv_layer(3, in_channels, channels[0], begin, begin)
 
     def forward(self, x: Float[Tensor, "b c i j k"]) -> list[Tensor]:
         """Features of every level, finest first; the last is the bottleneck."""

@@ -65,6 +65,9 @@ class Config(Settings):
     channels: tuple[int, ...] = (32, 64, 128, 256, 320)
     fine: int = Field(default=0, ge=0)
     """Maps of the only layer at full resolution, if `channels` begin at half of it; see `UNet`."""
+    fine_norm: bool = True
+    """Whether that layer has a norm. Without it, the network can learn in patches of a field that
+    it sees whole (`windows`), and go on from one that works at half the resolution (`start`)."""
     residual: bool = True
     depths: int = Field(default=3, ge=1)
     """Resolutions that are supervised; each counts half as much as the one before."""
@@ -72,7 +75,8 @@ class Config(Settings):
     """Whether the network tells the age at scan; None: if that of any training case is known."""
     objective: ObjectiveConfig = ObjectiveConfig()
     start: Path | None = None
-    """A finished run of this recipe to go on from, on larger voxels say, which is cheaper."""
+    """A finished run of this recipe to go on from, on larger voxels say, which is cheaper. With
+    `fine` and without `fine_norm`, its network may lack that layer: it becomes all the rest."""
     steps: int = Field(default=2_280, ge=1)
     """40 epochs of 114 scans, two a batch."""
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -83,7 +87,9 @@ class Config(Settings):
     field_mm: tuple[float, float, float] = _BRAIN_MM
     """What `segment` looks at of a scan, at least."""
     windows: bool = True
-    """Whether `segment` shows the network windows as large as patches, or the whole field."""
+    """Whether `segment` shows the network windows as large as patches, or the whole field. Then it
+    sees that while it learns, too, if patches are smaller; they are where the finest layer is
+    judged, if it has no norm."""
     description: str | None = None
     """For the model's card: what it segments, in one sentence; None: what the data say."""
     input: str | None = None
@@ -96,6 +102,8 @@ class Config(Settings):
         self.patches.require_stride(stride_of(self.channels, self.fine))
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
+        if not (self.fine or self.fine_norm):
+            raise ValueError("`fine_norm: false` needs `fine`, a layer at full resolution")
         if self.augment.synthetic and self.working.intensity != "robust_scale":
             raise ValueError("`augment.synthetic` needs `working.intensity: robust_scale`")
         return self
@@ -119,11 +127,14 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     def loss(networks: Networks, batch: Batch) -> Losses:
         return losses_of(cast("UNet", networks["net"]), batch, config.objective)
 
-    held_out = HeldOut(val, heads, config.patches.size, work)
+    grid = _grid(config, net)
+    field = grid if not config.windows and grid.field != config.patches.size else None
+    held_out = HeldOut(val, heads, config.patches.size, work, field)
+    draw = Patches(train, heads, config.patches, config.augment, seed, field)
     yield Stage(
         name=STAGE,
         networks={"net": net},
-        turns=(Turn(("net",), Patches(train, heads, config.patches, config.augment, seed), loss),),
+        turns=(Turn(("net",), draw, loss),),
         optimizer=config.optimizer,
         steps=config.steps,
         validate=held_out.score if held_out.examples else None,
@@ -146,12 +157,7 @@ def exports(config: Config, networks: Networks) -> Export:
     return Export(
         network=net,
         heads=heads,
-        grid=GridRule(
-            spacing_mm=config.working.spacing_mm,
-            multiple=net.stride,
-            field_mm=config.field_mm,
-            window=config.patches.size if config.windows else None,
-        ),
+        grid=_grid(config, net),
         intensity=config.working.intensity,
         channels=len(config.working.modalities),
         settings=_shape(config) | {"age": net.age is not None},
@@ -160,6 +166,16 @@ def exports(config: Config, networks: Networks) -> Export:
         modalities=config.working.modalities,
         any_modality=config.working.any_modality,
         ages_weeks=net.age.range_weeks if net.age is not None else None,
+    )
+
+
+def _grid(config: Config, net: UNet) -> GridRule:
+    """What `segment` looks at."""
+    return GridRule(
+        spacing_mm=config.working.spacing_mm,
+        multiple=net.stride,
+        field_mm=config.field_mm,
+        window=config.patches.size if config.windows else None,
     )
 
 
@@ -185,6 +201,8 @@ def _shape(config: Config) -> dict[str, Any]:
         "in_channels": len(config.working.modalities),
         "channels": list(config.channels),
         "fine": config.fine,
+        "fine_norm": config.fine_norm,
+        "first": 3 if config.fine_norm else 7,
         "residual": config.residual,
         "depths": config.depths,
     }
