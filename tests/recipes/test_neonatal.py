@@ -178,6 +178,25 @@ def test_a_run_goes_on_from_one_on_larger_voxels_and_expects_its_own_ages(
         stage_of(config_of(start=coarse, age=False), tmp_path)
 
 
+def test_a_layer_at_twice_the_resolution_is_added_to_a_finished_run(config_of, tmp_path):
+    coarse = tmp_path / "coarse"
+    trained = train([stage_of(config_of(), tmp_path)], Run(folder=coarse, seed=0))["net"]
+    finer = {"fine": 4, "fine_norm": False, "windows": False, "field_mm": [140.0, 150.0, 130.0]}
+    config = config_of(start=coarse, patches={"size": [16, 16, 16], "batch": 1}, **finer)
+
+    stage = stage_of(config, tmp_path)
+
+    net, (turn,) = stage.networks["net"], stage.turns
+    assert torch.equal(net.age.out.weight, trained.age.out.weight)
+    batch = turn.draw(0)
+    assert batch["image"].shape == (1, 2, 32, 32, 32), "the field, in multiples of 8"
+    assert (batch["window"][0, :, 1] - batch["window"][0, :, 0]).tolist() == [16, 16, 16]
+    assert turn.loss(stage.networks, batch)["total"].isfinite()
+    assert 0 <= stage.validate(stage.networks)["score"] <= 1
+    export = neonatal.exports(config, stage.networks)
+    assert (export.grid.seen, export.grid.window) == ((32, 32, 32), None)
+
+
 def test_people_that_the_first_run_has_seen_are_not_scored(config_of, cases, tmp_path):
     coarse = tmp_path / "coarse"
     train([stage_of(config_of(), tmp_path)], Run(folder=coarse, seed=0))
@@ -192,6 +211,7 @@ def test_people_that_the_first_run_has_seen_are_not_scored(config_of, cases, tmp
     ("change", "words"),
     [
         ({"patches": {"size": [16, 16, 18]}}, "must be divisible by 4"),
+        ({"fine_norm": False}, "needs `fine`"),
         ({"depths": 3}, "`depths` must be less than the 3 levels"),
         (
             {
