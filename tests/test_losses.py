@@ -96,7 +96,7 @@ def test_voxels_that_nobody_looked_at_have_no_gradient():
     assert (logits.grad[~hidden] != 0).all()
 
 
-def traced(logits, classes, merge):
+def traced(logits, classes, merge, *, log):
     """The same two losses, sample by sample and class by class, left to autograd."""
     nats, overlaps = [], []
     for z, y, m in zip(logits.softmax(1), classes, merge, strict=True):
@@ -112,9 +112,10 @@ def traced(logits, classes, merge):
             if label != m[0] and (y == label).any():
                 size = p[known].sum() + (y == label).sum()
                 overlaps.append(2 * p[y == label].sum() / size)
-    dice = 1 - torch.stack(overlaps).mean() if overlaps else logits.sum() * 0
+    found = torch.stack(overlaps) if overlaps else logits.sum() * 0 + 1
+    dice = -found.log() if log else 1 - found
     nats = torch.cat(nats)
-    return nats.sum() / max(1, len(nats)), dice
+    return nats.sum() / max(1, len(nats)), dice.mean()
 
 
 MERGES = {
@@ -127,10 +128,11 @@ MERGES = {
 }
 
 
+@pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("merge", MERGES.values(), ids=MERGES)
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 1000))
-def test_values_and_gradients_are_those_that_autograd_finds(merge, seed):
+def test_values_and_gradients_are_those_that_autograd_finds(merge, log, seed):
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn((2, 5, 3, 4, 3), generator=rng, dtype=torch.float64, requires_grad=True)
     tables = torch.tensor([merge, [0, 1, 2, 3, 4]])
@@ -139,8 +141,8 @@ def test_values_and_gradients_are_those_that_autograd_finds(merge, seed):
     hidden = torch.rand(classes.shape, generator=rng) < 0.3
     classes[hidden] = -1
 
-    ours = dice_and_cross_entropy(logits, classes, tables)
-    theirs = traced(logits, classes, tables)
+    ours = dice_and_cross_entropy(logits, classes, tables, log=log)
+    theirs = traced(logits, classes, tables, log=log)
     for one, other in zip(ours, theirs, strict=True):
         assert one.item() == pytest.approx(other.item(), rel=1e-5)
         (gradient,) = torch.autograd.grad(one, logits, retain_graph=True)

@@ -41,7 +41,7 @@ from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE = RESULTS / "neonate-drawem9_folds.csv"
-LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 280, 1.5e-3))
+LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 900, 1.5e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
 FINEST: dict[str, Any] = {"fine": 16, "fine_norm": False}
@@ -66,6 +66,7 @@ def level(spacing_mm: float, steps: int, rate: float) -> dict[str, Any]:
     if "fine" in network:
         found["patches"]["size"] = list(WINDOW)
     found["optimizer"]["ema"] = 0.99
+    found["objective"] = {"dice": "log"}
     return found | network | {"precision": "32", "description": DESCRIPTION, "input": INPUT}
 
 

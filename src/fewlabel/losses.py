@@ -29,6 +29,8 @@ Merge = Int[Tensor, "b n"]
 Scalar = Float[Tensor, ""]
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+_LEAST = 1e-6
+"""Overlap below which its logarithm does not go on."""
 _PIECE = 16_384  # voxels; 139 classes of them fit the cache of one core
 
 
@@ -37,7 +39,7 @@ class Parts(NamedTuple):
 
     Attributes:
         cross_entropy: Nats per labeled voxel.
-        dice: One minus the mean overlap.
+        dice: One minus the mean overlap, or the mean of minus its logarithm.
     """
 
     cross_entropy: Scalar
@@ -86,17 +88,25 @@ def soft_dice(logits: Logits, classes: Classes, merge: Merge | None = None) -> S
     return dice_and_cross_entropy(logits, classes, merge).dice
 
 
-def dice_and_cross_entropy(logits: Logits, classes: Classes, merge: Merge | None = None) -> Parts:
+def dice_and_cross_entropy(
+    logits: Logits, classes: Classes, merge: Merge | None = None, *, log: bool = False
+) -> Parts:
     """`cross_entropy` and `soft_dice` for the price of one.
 
     Args:
         logits: Unnormalized scores, float32 or bfloat16.
         classes: True class per voxel; -1 where nobody has looked.
         merge: As in `cross_entropy`.
+        log: Minus the logarithm of the overlap instead of one minus it: a structure that is
+            missed altogether then pulls as hard as one that is half found, relative to its overlap.
+
+    Source:
+        `log`: the Dice part of the exponential logarithmic loss of Wong et al., MICCAI 2018, with
+        an exponent of 1.
     """
     if merge is None:
         merge = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-    return Parts(*_OnePass.apply(logits, classes, merge))  # type: ignore[no-untyped-call]
+    return Parts(*_OnePass.apply(logits, classes, merge, log))  # type: ignore[no-untyped-call]
 
 
 def supervise(
@@ -161,7 +171,9 @@ class _OnePass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, classes: Tensor, merge: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, classes: Tensor, merge: Tensor, log: bool
+    ) -> tuple[Tensor, Tensor]:
         flat, truth = logits.detach().flatten(2), classes.flatten(1)
         sums, nats, normalizers = [], [], []
         for scores, label, covers in zip(flat, truth, merge, strict=True):
@@ -177,17 +189,18 @@ class _OnePass(torch.autograd.Function):
         denominator = (by_class.predicted + by_class.size).clamp(min=1e-6)
         overlap = 2 * by_class.overlap / denominator
         weight = counted / n_counted
+        steepness = 1 / overlap.clamp(min=_LEAST) if log else torch.ones_like(overlap)
         ctx.save_for_backward(
             logits, classes, merge, torch.stack(normalizers), labeled,
-            -2 * weight / denominator, weight * overlap / denominator,
+            -2 * weight * steepness / denominator, weight * steepness * overlap / denominator,
         )  # fmt: skip
         loss = torch.stack(nats).sum() / labeled
-        dice = (weight * (1 - overlap)).sum()
+        dice = (weight * (-overlap.clamp(min=_LEAST).log() if log else 1 - overlap)).sum()
         return loss.float(), dice.float()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_entropy: Tensor, of_dice: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, of_entropy: Tensor, of_dice: Tensor) -> tuple[Tensor | None, ...]:
         logits, classes, merge, normalizers, labeled, of_overlap, of_size = ctx.saved_tensors
         flat, truth = logits.flatten(2), classes.flatten(1)
         gradient = torch.zeros_like(flat, memory_format=torch.contiguous_format)
@@ -198,7 +211,7 @@ class _OnePass(torch.autograd.Function):
                 log_p = scores - normalizers[n, piece][_where(known)]
                 value = _gradient_of_piece(log_p, label, merge[n], step)
                 _put(gradient[n, :, piece], known, value)
-        return gradient.view_as(logits), None, None
+        return gradient.view_as(logits), None, None, None
 
 
 Piece = tuple[slice, Float[Tensor, "n v"], Int[Tensor, "v"], Bool[Tensor, "v"] | None]

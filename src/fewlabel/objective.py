@@ -1,5 +1,6 @@
 """What a U-Net with any number of heads is asked, all at once."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,6 +19,9 @@ class ObjectiveConfig(Settings):
     """How much each thing that is asked counts; the cross-entropy counts 1."""
 
     dice_weight: float = Field(default=1.0, ge=0)
+    dice: Literal["linear", "log"] = "linear"
+    """One minus the overlap of a structure, or minus its logarithm, which does not let go of
+    structures that are small or found late."""
     age_weight: float = Field(default=0.01, ge=0)
     """Of squared weeks, if the network tells the age."""
     coarse: Literal["labels", "logits"] = "labels"
@@ -44,7 +48,7 @@ def losses_of(net: UNet, batch: Batch, config: ObjectiveConfig) -> Losses:
             found[name],
             classes,
             merge,
-            _both,
+            partial(_both, log=config.dice == "log"),
             upsampled=config.coarse == "logits",
             finest=inside(classes, window),
         )
@@ -76,5 +80,7 @@ def age_error(found_weeks: Float[Tensor, "b"], age_weeks: Float[Tensor, "b"]) ->
     return (error**2).sum() / known.sum().clamp(min=1)
 
 
-def _both(logits: Tensor, classes: Tensor, merge: Tensor | None) -> Float[Tensor, "2"]:
-    return torch.stack(dice_and_cross_entropy(logits, classes, merge))
+def _both(
+    logits: Tensor, classes: Tensor, merge: Tensor | None, *, log: bool
+) -> Float[Tensor, "2"]:
+    return torch.stack(dice_and_cross_entropy(logits, classes, merge, log=log))
