@@ -37,6 +37,12 @@ CHOICES: dict[str, dict[str, Any]] = {
     "no hidden modality": {"augment": {"drop_modality": 0}},
     "nothing repainted": {"augment": {"synthetic": 0}},
     "a fifth repainted": {"augment": {"synthetic": 0.2}},
+    "as bold as version 1.1": {
+        "augment": {
+            "rotation_deg": 20, "scaling": 0.2, "elastic_voxels": 1.5, "chance": 0.3,
+            "synthetic": 0.15,
+        }
+    },  # fmt: skip
     "bent twice as far": {"augment": {"rotation_deg": 20, "scaling": 0.2, "elastic_voxels": 2.0}},
     "neither bent nor spoiled": {"augment": {"move": 0, "chance": 0, "synthetic": 0}},
     "twice the rate": {"optimizer": {"learning_rate": 2 * LEVELS[0][2]}},
