@@ -10,6 +10,7 @@ benchmarks/results/neonate-drawem9_choices.csv. Stop it at any time; the same co
 """
 
 import argparse
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,10 +40,13 @@ CHOICES: dict[str, dict[str, Any]] = {
     "a fifth repainted": {"augment": {"synthetic": 0.2}},
     "as bold as version 1.1": {
         "augment": {
-            "rotation_deg": 20, "scaling": 0.2, "elastic_voxels": 1.5, "chance": 0.3,
+            "rotation_deg": 20,
+            "scaling": 0.2,
+            "elastic_voxels": 1.5,
+            "chance": 0.3,
             "synthetic": 0.15,
         }
-    },  # fmt: skip
+    },
     "bent twice as far": {"augment": {"rotation_deg": 20, "scaling": 0.2, "elastic_voxels": 2.0}},
     "neither bent nor spoiled": {"augment": {"move": 0, "chance": 0, "synthetic": 0}},
     "twice the rate": {"optimizer": {"learning_rate": 2 * LEVELS[0][2]}},
@@ -61,7 +65,7 @@ def scores(bench: Bench, name: str, seed: int) -> Iterator[dict[str, Any]]:
     """A row for each input: mean Dice over weeks and structures."""
     spacing_mm, _, rate = LEVELS[0]
     cases = split_of(weeks(bench.asked.data), FOLDS[0], "val")
-    run = f"{name.replace(' ', '-')}-{seed}"
+    run = f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}"
     found = changed(level(spacing_mm, bench.asked.steps, rate), CHOICES[name])
     found |= {"seed": seed, "data": {"cohort": str(bench.manifest("fold0", cases))}}
     done = export_run(bench.train(run, found), bench.work / f"{run}-model", Choice())
