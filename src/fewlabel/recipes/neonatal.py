@@ -40,6 +40,7 @@ from fewlabel.errors import CohortError
 from fewlabel.held_out import HeldOut
 from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.objective import ObjectiveConfig, losses_of
+from fewlabel.patches import Index
 from fewlabel.settings import Settings
 from fewlabel.train.config import OptimizerConfig
 from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
@@ -128,7 +129,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         return losses_of(cast("UNet", networks["net"]), batch, config.objective)
 
     grid = _grid(config, net)
-    field = grid if not config.windows and grid.field != config.patches.size else None
+    field = None if config.windows or not _within(config.patches.size, grid.field) else grid
     held_out = HeldOut(val, heads, config.patches.size, work, field)
     draw = Patches(train, heads, config.patches, config.augment, seed, field)
     yield Stage(
@@ -177,6 +178,11 @@ def _grid(config: Config, net: UNet) -> GridRule:
         field_mm=config.field_mm,
         window=config.patches.size if config.windows else None,
     )
+
+
+def _within(patch: Index, field: Index) -> bool:
+    """Whether a field shows all of a patch and more."""
+    return patch != field and all(a <= b for a, b in zip(patch, field, strict=True))
 
 
 def _net(config: Config, heads: Heads, cases: Sequence[Case]) -> UNet:
