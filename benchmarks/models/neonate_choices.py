@@ -20,6 +20,7 @@ from benchmarks.common import RESULTS, add_rows, provenance, read_rows
 from benchmarks.models.neonate import LEVELS, level
 from benchmarks.papers.richter2022 import FOLDS, Bench
 from benchmarks.papers.richter2022_data import score_fold, split_of, weeks
+from benchmarks.papers.richter2022_tables import by_case
 from fewlabel.export import Choice, export_run
 
 TABLE = RESULTS / "neonate-drawem9_choices.csv"
@@ -70,12 +71,8 @@ def scores(bench: Bench, name: str, seed: int) -> Iterator[dict[str, Any]]:
     found |= {"seed": seed, "data": {"cohort": str(bench.manifest("fold0", cases))}}
     done = export_run(bench.train(run, found), bench.work / f"{run}-model", Choice())
     rows = score_fold(done.model, cases, 0)
-    for seen in dict.fromkeys(row["input"] for row in rows):
-        of_week: dict[str, list[float]] = {}
-        for row in rows:
-            if row["input"] == seen:
-                of_week.setdefault(row["case"], []).append(float(row["dice"]))
-        means = [statistics.fmean(values) for values in of_week.values()]
+    for seen, of_week in by_case(rows).items():
+        means = list(of_week.values())
         yield {
             "choice": name, "seed": seed, "steps": bench.asked.steps, "input": seen,
             "weeks": len(means), "dice": f"{statistics.fmean(means):.4f}",

@@ -6,14 +6,23 @@ from statistics import mean
 Rows = Sequence[Mapping[str, str]]
 
 
+def by_case(rows: Rows) -> dict[str, dict[str, float]]:
+    """Mean Dice over structures of each case, for each way of looking."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        values.setdefault(row["input"], {}).setdefault(row["case"], []).append(float(row["dice"]))
+    return {
+        seen: {case: mean(found) for case, found in cases.items()} for seen, cases in values.items()
+    }
+
+
 def of_folds(rows: Rows) -> Iterator[str]:
     """Dice over weeks, and how far off ages are, for each way of looking."""
     yield "| input | weeks | mean Dice | least to most of a week | age error, weeks |"
     yield "|---|---|---|---|---|"
-    for seen in dict.fromkeys(row["input"] for row in rows):
+    for seen, cases in by_case(rows).items():
         here = [row for row in rows if row["input"] == seen]
-        cases = dict.fromkeys(row["case"] for row in here)
-        dice = [mean(float(r["dice"]) for r in here if r["case"] == case) for case in cases]
+        dice = list(cases.values())
         told = {r["case"]: (r["age_weeks"], r["true_weeks"]) for r in here if r["age_weeks"]}
         errors = [abs(float(found) - float(true)) for found, true in told.values()]
         age = f"{mean(errors):.2f}" if errors else ""

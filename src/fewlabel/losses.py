@@ -189,10 +189,10 @@ class _OnePass(torch.autograd.Function):
         denominator = (by_class.predicted + by_class.size).clamp(min=1e-6)
         overlap = 2 * by_class.overlap / denominator
         weight = counted / n_counted
-        steepness = 1 / overlap.clamp(min=_LEAST) if log else torch.ones_like(overlap)
+        pull = weight / overlap.clamp(min=_LEAST) if log else weight
         ctx.save_for_backward(
             logits, classes, merge, torch.stack(normalizers), labeled,
-            -2 * weight * steepness / denominator, weight * steepness * overlap / denominator,
+            -2 * pull / denominator, pull * overlap / denominator,
         )  # fmt: skip
         loss = torch.stack(nats).sum() / labeled
         dice = (weight * (-overlap.clamp(min=_LEAST).log() if log else 1 - overlap)).sum()
