@@ -45,7 +45,7 @@ from fewlabel.whole import write_text
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE, SEEN = (RESULTS / f"neonate-drawem9_{name}.csv" for name in ("folds", "seen"))
-LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 900, 1.5e-3))
+LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 650, 1.5e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
 FINEST: dict[str, Any] = {"fine": 16, "fine_norm": False}
