@@ -32,8 +32,9 @@ def written(tmp_path, *, mirrored=False, **shape):
     network = UNet({"phantom8": 9}, **about).eval()
     for weight in network.parameters():  # as they begin, layers say next to nothing
         torch.nn.init.normal_(weight, std=0.5)
-    whole = Mirrored(network, {"phantom8": PHANTOM.mirrored()}) if mirrored else network
-    return exported(tmp_path / "m", whole.eval(), tmp_path).onnx
+    whole = Mirrored(network, {"phantom8": PHANTOM}) if mirrored else network
+    ages = (28.0, 44.0) if network.age else None
+    return exported(tmp_path / "m", whole.eval(), tmp_path, ages_weeks=ages).onnx
 
 
 def answers(engine, size):
@@ -73,6 +74,18 @@ def test_only_maps_at_half_the_resolution_are_kept(onnx):
     assert {coarse.mirrored for coarse in cut.fine.coarse} <= {False, True}
     assert len({coarse.mirrored for coarse in cut.fine.coarse}) == len(cut.fine.coarse)
     assert bytes_per_voxel(cut, EXACT, 4).kept == len(cut.fine.coarse) * 4 * 4 / 8
+
+
+def test_the_age_is_told_beside_it(tmp_path):
+    size = (32, 16, 12)
+    onnx = written(tmp_path, mirrored=True, residual=True, age=True)
+    rule = GridRule(spacing_mm=1, multiple=4, field_mm=size)
+    image = np.random.default_rng(1).random((1, *size), dtype=np.float32)
+
+    found = stream_engine(onnx, "phantom8", rule, EXACT).run(image).age_weeks
+
+    assert found == pytest.approx(cpu_engine(onnx, "phantom8", size, EXACT).run(image).age_weeks)
+    assert found != pytest.approx(36, abs=1e-3), "not what an untrained head says"
 
 
 @pytest.mark.parametrize("shape", [{"fine": 0, "first": 3}, {"fine_norm": True}])

@@ -65,7 +65,7 @@ def test_a_network_of_two_heads_is_exported_in_16_bits_and_says_the_same(tmp_pat
 
 
 def test_weights_for_torch_come_along_if_the_card_has_the_network(tmp_path):
-    export = Export(TwoHeads(), {"two": TWO, "one": ONE}, GRID, settings={})
+    export = Export(TwoHeads(), {"two": TWO, "one": ONE}, GRID)
 
     done = write_export(tmp_path / "toy", export, card_of(export, network={}))
 
@@ -110,7 +110,7 @@ def _tiny_is_a_recipe(monkeypatch):
 
 
 def test_a_finished_stage_is_exported_with_its_final_weights(run, tmp_path):
-    done = export_run(run, tmp_path / "first", Choice(stage="first", with_weights=True))
+    done = export_run(run, tmp_path / "first", Choice(stage="first"))
 
     assert done.model.card.provenance["stage"] == "first"
     stored = load_weights(run / "first" / "final.safetensors")["net"]["3.weight"]

@@ -13,10 +13,12 @@ from torch import nn
 
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import AgeCard, ModelCard, ModelFolder, write_model
+from fewlabel.nets.unet import UNet
 from fewlabel.onnx_file import Bits, InOrder, differences, pack, round_weights, to_onnx
 from fewlabel.recipes import Plan, read_plan
 from fewlabel.run_folder import SETTINGS
 from fewlabel.slices import SliceRule
+from fewlabel.surgery import shape_of
 from fewlabel.train.checkpoint import load_checkpoint, load_weights
 from fewlabel.train.history import History, Row
 from fewlabel.train.stage import Export, Workplace
@@ -97,7 +99,7 @@ def export_run(run: Path, out: Path, choice: Choice | None = None) -> Exported:
     choice = choice or Choice()
     plan = plan_of(run)
     stage, export = _trained(run, plan, choice)
-    if choice.with_weights and export.settings is None:
+    if choice.with_weights and not isinstance(export.network, UNet):
         raise ConfigError(
             "Weights for torch are kept of plain U-Nets only, not of networks that look at slices"
             " or average over mirror images.",
@@ -144,7 +146,7 @@ def card_of(
         any_modality=export.any_modality,
         age=AgeCard(low_weeks=ages[0], high_weeks=ages[1]) if ages else None,
         contrast=export.contrast,
-        network=dict(export.settings) if choice.with_weights and export.settings else None,
+        network=shape_of(export.network.state_dict()) if choice.with_weights else None,
         registration=dict(export.registrar.settings) if export.registrar else None,
         provenance=_provenance(plan, stage, choice),
     )

@@ -51,9 +51,7 @@ def network_of(model: ModelFolder) -> nn.Module:
             f" {str(problem).splitlines()[-1].strip()}.",
             fix="export the model again.",
         ) from None
-    if not mirrored:
-        return network
-    return Mirrored(network, {name: head.mirrored() for name, head in heads.items()})
+    return Mirrored(network, heads) if mirrored else network
 
 
 def read_weights(model: ModelFolder) -> tuple[dict[str, Tensor], bool]:

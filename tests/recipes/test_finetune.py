@@ -20,6 +20,7 @@ from fewlabel.recipes import find_recipe, finetune, read_plan
 from fewlabel.slices import SliceRule
 from fewlabel.source import read_source
 from fewlabel.strategies import counts
+from fewlabel.surgery import shape_of
 from fewlabel.train.checkpoint import load_weights, save_weights
 from fewlabel.train.stage import Workplace
 from fewlabel.train_run import Means, train_run
@@ -195,7 +196,6 @@ def test_a_model_that_is_averaged_with_its_mirror_image_stays_so(target, tmp_pat
     export = plan.recipe.exports(plan.config, {"net": net})
 
     assert isinstance(export.network, Mirrored) == kept
-    assert (export.settings is None) == kept
 
 
 def test_weights_for_torch_are_refused_of_networks_with_a_mirror_image(source, target, tmp_path):
@@ -206,13 +206,6 @@ def test_weights_for_torch_are_refused_of_networks_with_a_mirror_image(source, t
 
     export_run(run, tmp_path / "model")
     assert read_source(tmp_path / "model").mirrored
-
-
-def test_a_network_that_tells_an_age_has_no_mirror_image(target, tmp_path):
-    old = seen_in_fields(tmp_path, shape={"channels": (4, 8), "age": True})
-
-    with pytest.raises(ConfigError, match="cannot average over mirror images"):
-        stage_of(tmp_path, old, target, mirror=True)
 
 
 def test_a_model_of_slices_is_refused(target, tmp_path, monkeypatch):
@@ -452,4 +445,6 @@ def test_the_export_has_what_prediction_needs(source, target, tmp_path):
     assert export.grid.window == (16, 16, 16)
     assert export.modalities == ("T1w",)
     assert "inner-2 from the run" in export.description
-    UNet({"phantom8": 9}, **export.settings).load_state_dict(export.network.state_dict())
+    UNet({"phantom8": 9}, **shape_of(export.network.state_dict())).load_state_dict(
+        export.network.state_dict()
+    )

@@ -12,6 +12,7 @@ from fewlabel.cohort import Cohort, write_cohort
 from fewlabel.datasets import index_folder
 from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
 from fewlabel.errors import CohortError, ConfigError
+from fewlabel.nets.mirror import Mirrored
 from fewlabel.recipes import neonatal, read_plan
 from fewlabel.train.loop import train
 from fewlabel.train.run import Run
@@ -155,8 +156,8 @@ def test_it_exports_what_use_needs(config_of, tmp_path):
     assert export.channels == 2
     assert export.grid.seen == (16, 20, 16)
     assert export.grid.field == (28, 32, 28), "128 x 160 x 128 mm at least"
-    again = neonatal.UNet({"phantom8": 9}, **export.settings)
-    again.load_state_dict(export.network.state_dict())
+    mirrored = config.model_copy(update={"mirror": True})
+    assert isinstance(neonatal.exports(mirrored, stage.networks).network, Mirrored)
     whole = config.model_copy(update={"windows": False, "age": False})
     assert neonatal.exports(whole, stage.networks).grid.window is None
     assert neonatal.exports(whole, stage_of(whole, tmp_path).networks).ages_weeks is None

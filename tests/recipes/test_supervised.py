@@ -16,6 +16,7 @@ from fewlabel.errors import CohortError, ConfigError
 from fewlabel.io import read_labels, write_labels
 from fewlabel.labels import load_protocol
 from fewlabel.recipes import find_recipe, read_plan, supervised
+from fewlabel.surgery import shape_of
 from fewlabel.train.loop import train
 from fewlabel.train.run import Run
 from fewlabel.train.stage import Workplace
@@ -242,7 +243,9 @@ def test_it_exports_its_network_with_what_prediction_needs(plan, tmp_path):
     assert export.intensity == "robust_scale"
     assert export.channels == 1
     heads = {"phantom8": 9}
-    supervised.UNet(heads, **export.settings).load_state_dict(export.network.state_dict())
+    supervised.UNet(heads, **shape_of(export.network.state_dict())).load_state_dict(
+        export.network.state_dict()
+    )
 
 
 def test_phantoms_are_made_up_in_the_run_folder(tmp_path):

@@ -69,9 +69,7 @@ def cohort(config: Config, run: Path) -> Cohort:  # noqa: ARG001
 
 
 def exports(config: Config, networks: Networks) -> Export:  # noqa: ARG001
-    return Export(
-        networks["net"], {"bright": BRIGHT}, GridRule(spacing_mm=8, multiple=2), settings={}
-    )
+    return Export(networks["net"], {"bright": BRIGHT}, GridRule(spacing_mm=8, multiple=2))
 
 
 def network(*, norm: bool = True) -> nn.Module:

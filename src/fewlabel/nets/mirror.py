@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor, nn
 
-from fewlabel.nets.unet import UNet
-
-Partners = Int16[np.ndarray, "entries"]
+from fewlabel.labels import LabelProtocol
+from fewlabel.nets.unet import AGE, UNet
 
 
 class Mirrored(nn.Module):
-    """Logits averaged with those of the mirrored image, left and right exchanged back.
+    """Logits averaged with those of the mirrored image, left and right exchanged back; ages too.
 
     Costs twice the time. What it says of a mirrored head is the mirror image of what it says
     of the head, exactly. The mean is taken by one last layer that sees the features of both
@@ -22,28 +21,31 @@ class Mirrored(nn.Module):
     Args:
         network: As it is; its last layers are copied. Axis i of its input leads to the subject's
             right or left.
-        tables: Head to `LabelProtocol.mirrored()`: the class on the other side, per class.
+        heads: Protocol of each head, which tells the classes of either side.
     """
 
-    def __init__(self, network: UNet, tables: Mapping[str, Partners]) -> None:
+    def __init__(self, network: UNet, heads: Mapping[str, LabelProtocol]) -> None:
         super().__init__()
         self.network = network
         self.last = nn.ModuleDict(
-            {head: _for_both(*network.last(head), table) for head, table in tables.items()}
+            {name: _for_both(*network.last(name), head.mirrored()) for name, head in heads.items()}
         )
 
     def forward(self, image: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
-        """Logits per head, shape (b, classes, i, j, k)."""
+        """Logits per head, shape (b, classes, i, j, k); "age_weeks", shape (b,), if it is told."""
         straight = self.network.features(image)
         turned = self.network.features(image.flip(2))
-        return {
+        found = {
             head: last(torch.cat((straight[head], turned[head].flip(2)), dim=1))
             for head, last in self.last.items()
         }
+        if AGE in straight:
+            found[AGE] = (straight[AGE] + turned[AGE]) / 2
+        return found
 
 
 @torch.no_grad()
-def _for_both(weight: Tensor, bias: Tensor, table: Partners) -> nn.Conv3d:
+def _for_both(weight: Tensor, bias: Tensor, table: Int16[np.ndarray, "entries"]) -> nn.Conv3d:
     """Half of a last layer for each of two images; for the second, classes change sides."""
     partners = torch.from_numpy(table[:-1].astype(np.int64))  # without the entry for -1
     layer = nn.Conv3d(2 * weight.shape[1], len(weight), 1)

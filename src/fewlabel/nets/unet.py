@@ -239,10 +239,16 @@ class UNet(nn.Module):
         return {name: value if name == AGE else value[0] for name, value in found.items()}
 
     def features(self, x: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
-        """What the logits at full resolution are made of, per head, shape (b, maps, i, j, k)."""
+        """What the logits at full resolution are made of, per head, shape (b, maps, i, j, k).
+
+        A network that tells the age adds "age_weeks", shape (b,).
+        """
         seen = self.encoder(x)
         heads = {name: cast("Decoder", head) for name, head in self.decoders.items()}
-        return {name: head.maps(seen, x)[0] for name, head in heads.items()}
+        found = {name: head.maps(seen, x)[0] for name, head in heads.items()}
+        if self.age is not None:
+            found[AGE] = self.age(seen[-1])
+        return found
 
     def last(self, head: str) -> tuple[Tensor, Tensor]:
         """Weights and biases that make logits of them."""

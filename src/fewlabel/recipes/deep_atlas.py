@@ -160,7 +160,6 @@ def exports(config: Config, networks: Networks) -> Export:
         ),
         intensity=config.working.intensity,
         modalities=config.working.modalities[:1],
-        settings={"in_channels": 1, "channels": list(config.segment_channels)},
         description=f"{protocol.name} learned with DeepAtlas ({config.ablation}).",
         input=f"{config.working.modalities[0]} scans like those it was trained on",
         registrar=registrar,

@@ -141,9 +141,8 @@ def exports(config: Config, networks: Networks) -> Export:
     modalities = (" or " if rule.any_modality else " and ").join(rule.modalities)
     about = f"Structures of {' and '.join(heads)}: {config.strategy} from {source.name}."
     mirrored = config.mirror or (config.mirror is None and source.mirrored)
-    sides = {name: head.mirrored() for name, head in heads.items()}
     return Export(
-        network=Mirrored(net, sides) if mirrored else net,
+        network=Mirrored(net, heads) if mirrored else net,
         heads=heads,
         grid=grid,
         intensity=rule.intensity,
@@ -152,7 +151,6 @@ def exports(config: Config, networks: Networks) -> Export:
         modalities=rule.modalities,
         any_modality=rule.any_modality,
         ages_weeks=None if net.age is None else net.age.range_weeks,
-        settings=None if mirrored else _shape(config, source, rule),
         description=" ".join((about, *config.data.allowed_leaks())),
         input=f"{modalities} scans like those it was trained on",
     )
@@ -185,11 +183,6 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
     if (config.depths or 1) >= levels:
         raise ConfigError(
             f"`depths` must be less than the {levels} levels of the source.", fix="lower it."
-        )
-    if config.mirror and source.shape["age"]:
-        raise ConfigError(
-            "A network that tells an age cannot average over mirror images.",
-            fix="leave `mirror` out.",
         )
     if rule.intensity != "robust_scale" and config.augment.chance:
         raise ConfigError(

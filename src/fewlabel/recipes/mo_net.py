@@ -182,7 +182,6 @@ def exports(config: Config, networks: Networks) -> Export:
         channels=len(config.working.modalities),
         modalities=config.working.modalities,
         any_modality=config.working.any_modality,
-        settings=_shape(config),
         description=f"{' and '.join(heads)}, by dai2019 ({config.start}).",
         input=f"{modalities} scans like those it was trained on",
     )

@@ -38,6 +38,7 @@ from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import CohortError
 from fewlabel.held_out import HeldOut
+from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.objective import ObjectiveConfig, losses_of
 from fewlabel.patches import Index
@@ -91,6 +92,9 @@ class Config(Settings):
     """Whether `segment` shows the network windows as large as patches, or the whole field. Then it
     sees that while it learns, too, if patches are smaller; they are where the finest layer is
     judged, if it has no norm."""
+    mirror: bool = False
+    """Whether the exported network averages over the image and its mirror image: better, and
+    twice the time."""
     description: str | None = None
     """For the model's card: what it segments, in one sentence; None: what the data say."""
     input: str | None = None
@@ -156,12 +160,11 @@ def exports(config: Config, networks: Networks) -> Export:
     )
     about = f"Structures of {' and '.join(heads)}, learned from labeled {modalities} scans."
     return Export(
-        network=net,
+        network=Mirrored(net, heads) if config.mirror else net,
         heads=heads,
         grid=_grid(config, net),
         intensity=config.working.intensity,
         channels=len(config.working.modalities),
-        settings=_shape(config) | {"age": net.age is not None},
         description=" ".join((config.description or about, *config.data.allowed_leaks())),
         input=config.input or f"{modalities} scans of neonates like those it was trained on",
         modalities=config.working.modalities,

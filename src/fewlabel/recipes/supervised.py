@@ -129,7 +129,6 @@ def exports(config: Config, networks: Networks) -> Export:
         channels=len(config.working.modalities),
         modalities=config.working.modalities,
         any_modality=config.working.any_modality,
-        settings=_shape(config),
         description=" ".join((about, *config.data.allowed_leaks())),
         input=f"{modalities} scans like those it was trained on",
     )

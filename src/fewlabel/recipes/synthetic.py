@@ -228,10 +228,10 @@ def exports(config: Config, networks: Networks) -> Export:
         palette = load_palette(config.palette, protocol)
         weights = class_weights(_heads(config, palette), palette, protocol)
         network = _shifted(network, protocol.name, -config.unweight * np.log(weights))
-    sides = {protocol.name: protocol.mirrored()}
+    heads = {protocol.name: protocol}
     return Export(
-        network=Mirrored(network, sides) if config.mirror else network,
-        heads={protocol.name: protocol},
+        network=Mirrored(network, heads) if config.mirror else network,
+        heads=heads,
         grid=GridRule(
             spacing_mm=last.spacing_mm,
             field_mm=last.field_mm,
@@ -240,6 +240,5 @@ def exports(config: Config, networks: Networks) -> Export:
         intensity="robust_scale",
         description=config.description,
         input=config.input,
-        settings=None if config.mirror else _shape(config),
         contrast=config.contrast,
     )

@@ -119,7 +119,6 @@ class Export:
         intensity: Function of `fewlabel.intensity` that scales its input.
         space: Whether it looks at scans where they lie, or placed as in MNI space.
         channels: Modalities, or the three colors of a slice.
-        settings: Arguments of `nets.unet.UNet` besides heads, if that is what `network` is.
         description: What it segments, in one sentence.
         input: Scans that it is meant for.
         registrar: A network that registers such scans, at the same voxel size, if there is one.
@@ -136,7 +135,6 @@ class Export:
     intensity: Literal["robust_scale", "z_score", "equalize"] = "robust_scale"
     space: Literal["native", "mni-rigid"] = "native"
     channels: int = 1
-    settings: Mapping[str, Any] | None = None
     description: str = "Structures of the brain."
     input: str = "Scans like those it was trained on"
     registrar: Registrar | None = None
