@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.common import RESULTS, add_rows, provenance
-from benchmarks.models.finetuning import SCORED, scored, shuffled, taught, without_style
+from benchmarks.models.finetuning import SCORED, labeler, scored, shuffled, taught, without_style
 from fewlabel.cohort import Case
 from fewlabel.datasets import index_folder
 from fewlabel.engine import Compute
@@ -47,6 +47,7 @@ def main() -> None:
     ask.add_argument("--work", type=Path, default=Path("runs") / "selftraining")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--note", default="")
+    ask.set_defaults(protocol=None)
     asked = ask.parse_args()
     work, shared = asked.work.resolve(), asked.shared.resolve()
     (work / "answers").mkdir(parents=True, exist_ok=True)
@@ -58,13 +59,14 @@ def main() -> None:
         index_folder(shared / name, desc=desc).cohort
         for name, desc in (("malc", ""), ("oasis-trt", "dktaseg"))
     )
+    labelers = [labeler(model, asked.threads) for model in (before, after)]
     sets = {
         "malc val": malc.part("val"),
         "oasis-trt val": oasis.part("val"),
         f"malc, {SCORED} others": shuffled(malc.part("train"))[-SCORED:],
     }
     for data, cases in sets.items():
-        sides = [scored(model, cases, asked.threads) for model in (before, after)]
+        sides = [scored(label, cases, before.card.protocol) for label in labelers]
         gains = [sides[1][case] - value for case, value in sides[0].items()]
         row = {
             "data": data, "n": len(cases), "learned_from": len(learned), "steps": asked.steps,
