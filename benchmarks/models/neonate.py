@@ -48,7 +48,7 @@ TABLE, SEEN = (RESULTS / f"neonate-drawem9_{name}.csv" for name in ("folds", "se
 LEVELS = ((3.4375, 1200, 3e-3), (1.71875, 450, 2e-3), (0.859375, 650, 1.5e-3))
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
-FINEST: dict[str, Any] = {"fine": 16, "fine_norm": False}
+FINEST: dict[str, Any] = {"fine": 16, "fine_norm": False, "mirror": True}
 """At the last level: what came before works at half the resolution from then on."""
 WINDOW = (64, 80, 64)
 """Voxels in which the finest layer is judged, a sixth of the field."""
