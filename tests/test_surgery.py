@@ -6,7 +6,7 @@ import torch
 from fewlabel.errors import ConfigError
 from fewlabel.labels import Label, LabelProtocol, load_protocol
 from fewlabel.nets.unet import UNet
-from fewlabel.surgery import Sees, shape_of, shared_classes, transplant
+from fewlabel.surgery import Sees, origins, shape_of, transplant
 
 SHAPE = {"channels": (3, 4, 5), "residual": True, "depths": 2}
 
@@ -71,24 +71,57 @@ def test_a_side_is_never_taken_for_the_other():
     left = protocol("left", "Left-Hippocampus")
     right = protocol("right", "Right-Hippocampus")
 
-    assert shared_classes(left, right) == {0: 0}
-    assert shared_classes(OLD, right) == {0: 0, 1: 2}
+    assert origins(left, right) == {0: 0}
+    assert origins(OLD, right) == {0: 0, 1: 2}
 
 
-def test_structures_meet_by_the_shipped_tables_one_to_one():
+def test_structures_meet_by_the_shipped_tables():
     fine, coarse = load_protocol("neuromorphometrics138"), load_protocol("fsl15")
 
-    down, up = shared_classes(fine, coarse), shared_classes(coarse, fine)
+    down, up = origins(fine, coarse), origins(coarse, fine)
 
     right = coarse.class_of("Right-Accumbens-area")
     assert down[right] == fine.class_of("Right Accumbens Area")
     assert down == dict(sorted((there, here) for here, there in up.items()))
 
 
+def test_parts_come_from_the_whole_but_no_whole_from_a_part():
+    fine, coarse = load_protocol("neuromorphometrics138"), load_protocol("aseg32")
+
+    rows = origins(coarse, fine)
+
+    cortex = coarse.class_of("Left-Cerebral-Cortex")
+    parts = [fine.names[number - 1] for number, row in rows.items() if row == cortex]
+    assert len(parts) == 49
+    assert all(name.startswith("Left") for name in parts)
+    assert cortex not in origins(fine, coarse)
+
+
+def test_parts_are_equally_likely_at_first_and_together_as_likely_as_the_whole():
+    whole, parts = load_protocol("tissue3"), load_protocol("aseg32")
+    source, known = net_of(whole)
+    net, wanted = net_of(parts, seed=1)
+    rows = origins(whole, parts)
+    there = whole.class_of("white matter")
+    here = [number for number, row in rows.items() if row == there]
+
+    done = transplant(net, wanted, weights_of(source), known)
+
+    image = torch.rand((1, 1, 8, 8, 8), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        odds = (net(image)["aseg32"][0, here] - net(image)["aseg32"][0, :1]).exp()
+        before = source(image)["tissue3"][0]
+    assert len(here) > 1
+    torch.testing.assert_close(odds, odds[:1].expand_as(odds))
+    torch.testing.assert_close(odds.sum(0), (before[there] - before[0]).exp())
+    assert "decoders.aseg32.outs.0.conv.conv.bias" in done.fresh
+    assert "begin as equal parts of a structure there" in done.notes[0]
+
+
 def test_a_structure_that_was_drawn_in_parts_is_another_structure():
     sides, tissue = load_protocol("aseg32"), load_protocol("tissue3")
 
-    assert tissue.class_of("white matter") not in shared_classes(sides, tissue)
+    assert tissue.class_of("white matter") not in origins(sides, tissue)
 
 
 def test_a_new_modality_changes_nothing_at_first():

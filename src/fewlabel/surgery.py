@@ -1,8 +1,9 @@
 """Weights of one U-Net for another that tells other structures apart or sees other modalities.
 
 All inner weights are copied. In the last layers, the rows of structures that both networks know
-are copied, and that of the background; rows of other structures stay as they are in the new
-network. In the first layer, filters are copied modality by modality.
+are copied, and that of the background; what the new one draws in several parts is shared out evenly
+among them; rows of other structures stay as they are in the new network. In the first layer,
+filters are copied modality by modality.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,15 +87,16 @@ def heads_of(weights: Weights) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key.split(".")[1] for key in weights if key.startswith("decoders.")))
 
 
-def shared_classes(source: LabelProtocol, target: LabelProtocol) -> dict[int, int]:
-    """Class of `target` to the class of `source` that means the same, the background included.
+def origins(source: LabelProtocol, target: LabelProtocol) -> dict[int, int]:
+    """Class of `target` to the class of `source` that means the same, or holds it, background too.
 
-    Structures meet as `shared_protocol` says, by a table or by name, and only one to one: what
-    one side draws in several parts is another structure. A side is never taken for the other.
+    Structures meet as `shared_protocol` says, by a table or by name. What the target draws in
+    several parts is where all of these come from; what the source draws in several parts is none
+    of them. A side is never taken for the other.
 
     >>> from fewlabel.labels import Label
     >>> first = LabelProtocol("first", (Label(1, "CSF"), Label(2, "WM")))
-    >>> shared_classes(first, LabelProtocol("second", (Label(5, "WM"), Label(6, "GM"))))
+    >>> origins(first, LabelProtocol("second", (Label(5, "WM"), Label(6, "GM"))))
     {0: 0, 1: 2}
     """
     try:
@@ -105,8 +107,8 @@ def shared_classes(source: LabelProtocol, target: LabelProtocol) -> dict[int, in
     pairs = {0: 0}
     for number in range(1, shared.n_classes):
         from_class, to_class = np.flatnonzero(ours == number), np.flatnonzero(theirs == number)
-        if len(from_class) == len(to_class) == 1:
-            pairs[int(to_class[0])] = int(from_class[0])
+        if len(from_class) == 1:
+            pairs |= {int(part): int(from_class[0]) for part in to_class}
     return dict(sorted(pairs.items()))
 
 
@@ -116,7 +118,8 @@ def transplant(net: UNet, target: Sees, weights: Weights, source: Sees) -> Trans
 
     A modality that the source knew keeps its filters. A new one beside it begins with zeros, so
     that the network first says what the source said. If none was known, the source's filters are
-    added up and shared out evenly.
+    added up and shared out evenly. Parts of what was one structure are equally likely at first, and
+    together as likely as it was.
 
     Args:
         net: Network to alter, of the source's channels and kind of blocks.
@@ -133,7 +136,7 @@ def transplant(net: UNet, target: Sees, weights: Weights, source: Sees) -> Trans
     own = net.state_dict()
     names = {name: _nearest_head(name, head, source.heads) for name, head in target.heads.items()}
     for name, head in target.heads.items():
-        rows = shared_classes(source.heads[names[name]], head)
+        rows = origins(source.heads[names[name]], head)
         notes += _told(head, rows, names[name])
         filled |= _outputs(name, names[name], own, weights, rows, fresh)
     for key in own:
@@ -160,7 +163,7 @@ def transplant(net: UNet, target: Sees, weights: Weights, source: Sees) -> Trans
 
 def _nearest_head(name: str, head: LabelProtocol, heads: Heads) -> str:
     """The source's head of that name, or the one that shares most structures with it."""
-    return name if name in heads else max(heads, key=lambda n: len(shared_classes(heads[n], head)))
+    return name if name in heads else max(heads, key=lambda n: len(origins(heads[n], head)))
 
 
 def _key_there(key: str, names: Mapping[str, str]) -> str:
@@ -177,6 +180,7 @@ def _outputs(
     """The output layers of a head with the rows that the source has; names what is not whole."""
     found: dict[str, Tensor] = {}
     to_rows, from_rows = list(rows), list(rows.values())
+    parts = torch.tensor([from_rows.count(row) for row in from_rows])
     for key, value in own.items():
         if not key.startswith(f"decoders.{name}.outs."):
             continue
@@ -186,7 +190,9 @@ def _outputs(
             continue
         found[key] = value.clone()
         found[key][to_rows] = before[from_rows].to(value.dtype)
-        if len(rows) < len(value):
+        if key.endswith(".bias"):
+            found[key][to_rows] -= parts.log()
+        if len(rows) < len(value) or len(set(from_rows)) < len(from_rows):
             fresh.append(key)
     return found
 
@@ -224,12 +230,19 @@ def _same_ages(weights: Weights, ages: Tensor) -> dict[str, Tensor]:
 
 
 def _told(head: LabelProtocol, rows: Mapping[int, int], there: str) -> list[str]:
+    whole = list(rows.values())
+    parts = sum(whole.count(row) > 1 for row in whole)
     new = [name for number, name in enumerate(head.names, start=1) if number not in rows]
-    if not new:
+    said = []
+    if parts:
+        said.append(f"{parts} begin as equal parts of a structure there")
+    if new:
+        listed = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+        said.append(f"new are {listed}")
+    if not said:
         return []
-    listed = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-    kept = f"{len(rows) - 1} of {len(head.names)} structures of {head.name}"
-    return [f"{kept} keep their rows from {there}; new are {listed}."]
+    kept = f"{len(rows) - 1 - parts} of {len(head.names)} structures of {head.name}"
+    return ["; ".join((f"{kept} keep their rows from {there}", *said)) + "."]
 
 
 def _told_modalities(known: Sequence[str], wanted: Sequence[str]) -> list[str]:
