@@ -192,7 +192,7 @@ def _outputs(
         found[key][to_rows] = before[from_rows].to(value.dtype)
         if key.endswith(".bias"):
             found[key][to_rows] -= parts.log()
-        if len(rows) < len(value) or len(set(from_rows)) < len(from_rows):
+        if len(set(from_rows)) < len(value):
             fresh.append(key)
     return found
 

@@ -208,6 +208,17 @@ def test_weights_for_torch_are_refused_of_networks_with_a_mirror_image(source, t
     assert read_source(tmp_path / "model").mirrored
 
 
+def test_a_network_that_tells_an_age_may_have_a_mirror_image(target, tmp_path):
+    old = seen_in_fields(tmp_path, shape={"channels": (4, 8), "age": True})
+    net = stage_of(tmp_path, old, target, mirror=True).networks["net"]
+    plan = read_plan(settings_of(tmp_path, old, target, mirror=True))
+
+    export = plan.recipe.exports(plan.config, {"net": net})
+
+    assert isinstance(export.network, Mirrored)
+    assert export.ages_weeks == net.age.range_weeks
+
+
 def test_a_model_of_slices_is_refused(target, tmp_path, monkeypatch):
     model = find_model("adult-aseg32")
     slices = replace(model, card=model.card.model_copy(update={"grid": SliceRule()}))
@@ -445,6 +456,5 @@ def test_the_export_has_what_prediction_needs(source, target, tmp_path):
     assert export.grid.window == (16, 16, 16)
     assert export.modalities == ("T1w",)
     assert "inner-2 from the run" in export.description
-    UNet({"phantom8": 9}, **shape_of(export.network.state_dict())).load_state_dict(
-        export.network.state_dict()
-    )
+    state = export.network.state_dict()
+    UNet({"phantom8": 9}, **shape_of(state)).load_state_dict(state)

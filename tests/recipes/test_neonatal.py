@@ -14,6 +14,7 @@ from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
 from fewlabel.errors import CohortError, ConfigError
 from fewlabel.nets.mirror import Mirrored
 from fewlabel.recipes import neonatal, read_plan
+from fewlabel.surgery import shape_of
 from fewlabel.train.loop import train
 from fewlabel.train.run import Run
 from fewlabel.train.stage import Workplace
@@ -156,6 +157,8 @@ def test_it_exports_what_use_needs(config_of, tmp_path):
     assert export.channels == 2
     assert export.grid.seen == (16, 20, 16)
     assert export.grid.field == (28, 32, 28), "128 x 160 x 128 mm at least"
+    state = export.network.state_dict()
+    neonatal.UNet({"phantom8": 9}, **shape_of(state)).load_state_dict(state)
     mirrored = config.model_copy(update={"mirror": True})
     assert isinstance(neonatal.exports(mirrored, stage.networks).network, Mirrored)
     whole = config.model_copy(update={"windows": False, "age": False})

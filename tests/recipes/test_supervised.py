@@ -243,9 +243,8 @@ def test_it_exports_its_network_with_what_prediction_needs(plan, tmp_path):
     assert export.intensity == "robust_scale"
     assert export.channels == 1
     heads = {"phantom8": 9}
-    supervised.UNet(heads, **shape_of(export.network.state_dict())).load_state_dict(
-        export.network.state_dict()
-    )
+    state = export.network.state_dict()
+    supervised.UNet(heads, **shape_of(state)).load_state_dict(state)
 
 
 def test_phantoms_are_made_up_in_the_run_folder(tmp_path):

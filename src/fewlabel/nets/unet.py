@@ -245,10 +245,7 @@ class UNet(nn.Module):
         """
         seen = self.encoder(x)
         heads = {name: cast("Decoder", head) for name, head in self.decoders.items()}
-        found = {name: head.maps(seen, x)[0] for name, head in heads.items()}
-        if self.age is not None:
-            found[AGE] = self.age(seen[-1])
-        return found
+        return {name: head.maps(seen, x)[0] for name, head in heads.items()} | self._told(seen)
 
     def last(self, head: str) -> tuple[Tensor, Tensor]:
         """Weights and biases that make logits of them."""
@@ -267,6 +264,8 @@ class UNet(nn.Module):
         found: dict[str, Any] = {
             name: head(features, x, window) for name, head in self.decoders.items()
         }
-        if self.age is not None:
-            found[AGE] = self.age(features[-1])
-        return found
+        return found | self._told(features)
+
+    def _told(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """The age, if it tells one."""
+        return {} if self.age is None else {AGE: self.age(features[-1])}
