@@ -117,7 +117,11 @@ def test_labels_come_back_unchanged_from_any_of_the_48_orientations(order, signs
 @pytest.mark.parametrize("degrees", [0.0, 20.0])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 2.0, 3.5), (5.0, 1.0, 1.0)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_looking_only_where_a_class_can_win_changes_nothing(spacing, degrees, dtype):
+@pytest.mark.parametrize(("at_once", "threads"), [(2_000_000, 1), (700, 3)])
+def test_looking_only_where_a_class_can_win_changes_nothing(  # nor does it plane by plane
+    spacing, degrees, dtype, at_once, threads, monkeypatch
+):
+    monkeypatch.setattr("fewlabel.conform._AT_ONCE", at_once)
     rng = np.random.default_rng(1)
     working = box_grid((2.0, 2.0, 2.0), 40.0)
     logits = rng.normal(size=(4, *working.shape)) * 3
@@ -127,7 +131,7 @@ def test_looking_only_where_a_class_can_win_changes_nothing(spacing, degrees, dt
     shares = (np.rint(shares * 255) if dtype == np.uint8 else shares).astype(dtype)
     native = rotated(box_grid(spacing, 36.0), degrees)
 
-    fast = restore(shares, working, native, FOUR).data
+    fast = restore(shares, working, native, FOUR, threads).data
 
     each = [conform(Scan(s.astype(np.float32), working), native).data for s in shares]
     whole = np.argmax(each, axis=0)
@@ -136,6 +140,21 @@ def test_looking_only_where_a_class_can_win_changes_nothing(spacing, degrees, dt
     sure = inside & (margin > 1e-4 * np.max(each))
     assert sure.mean() > 0.9
     assert np.array_equal(fast[sure], whole[sure])
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0])
+@pytest.mark.parametrize("spacing", [(0.7, 0.8, 0.9), (2.2, 3.1, 4.0)])
+def test_labels_do_not_depend_on_how_many_planes_are_decided_at_once(spacing, degrees, monkeypatch):
+    working = box_grid((2.0, 2.0, 2.0), 40.0)
+    shares = np.random.default_rng(2).dirichlet(np.ones(4), working.shape)
+    shares = np.moveaxis(np.rint(shares * 255), -1, 0).astype(np.uint8)
+    native = rotated(box_grid(spacing, 36.0), degrees)
+    whole = restore(shares, working, native, FOUR).data
+
+    monkeypatch.setattr("fewlabel.conform._AT_ONCE", 1)
+    found = restore(shares, working, native, FOUR, threads=2).data
+
+    assert (found == whole).mean() > 0.9995  # positions are rounded to 1e-5 voxels
 
 
 def test_voxels_that_the_working_grid_does_not_reach_are_background():

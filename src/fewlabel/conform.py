@@ -6,6 +6,7 @@ docs/spaces.md tells the same in words and pictures.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,6 +20,11 @@ from fewlabel.resample import resample
 from fewlabel.settings import Settings
 from fewlabel.shares import Index, Probabilities, Shares, box_in, cut_of, index
 from fewlabel.volume import LabelMap, Scan
+
+_Box = Shaped[np.ndarray, "2 3"]
+"""First voxel and one past the last along each axis."""
+_AT_ONCE = 2_000_000
+"""Voxels that are decided at the same time: more do not fit a processor's own memory."""
 
 
 class GridRule(Settings):
@@ -120,19 +126,22 @@ def restore(
     working: Grid,
     native: Grid,
     protocol: LabelProtocol,
+    threads: int = 1,
 ) -> LabelMap:
     """Bring class probabilities back to the scan they came from.
 
     Probabilities are interpolated and the largest wins, which keeps borders smooth where moving
-    the labels themselves would leave steps. Classes are taken one at a time, each only where it
-    can win: of n classes the winner has at least 1/n somewhere near. So neither memory nor time
-    grows much with the protocol: 138 classes on a 256-voxel cube would take 9 GB at once.
+    the labels themselves would leave steps. That is done a few planes of the scan at a time, and
+    there class by class, each only where it can win: of n classes the winner has at least 1/n
+    somewhere near. So neither memory nor time grows much with the protocol: 138 classes on a
+    256-voxel cube would take 9 GB at once.
 
     Args:
         shares: Probabilities in protocol order, background first: 0 to 255 or 0.0 to 1.0.
         working: The grid they are on.
         native: The grid of the scan as it was read.
         protocol: What the classes mean.
+        threads: That do so at the same time.
 
     Returns:
         Labels on `native`. Voxels that `working` does not reach are background; of equal
@@ -142,23 +151,41 @@ def restore(
     turn = _Turn.of(native)
     fractions = isinstance(shares, np.ndarray) and shares.dtype != np.uint8
     least = (1.0 if fractions else 255.0) / (2 * len(shares))
-    boxes = {number: box_in(shares, number, least) for number in range(1, len(shares))}
-    present = {number: box for number, box in boxes.items() if box is not None}
-    if not present:
+    move = _Move(working, turn.grid)
+    boxes = ((number, box_in(shares, number, least)) for number in range(1, len(shares)))
+    reached = {number: move.reached(box) for number, box in boxes if box is not None}
+    if not reached:
         return LabelMap(labels, native, protocol)
-    everything = np.array(list(present.values()))
-    brain = np.stack([everything[:, 0].min(axis=0), everything[:, 1].max(axis=0)])
-    start, found = _restored(shares, 0, brain, working, turn.grid)
-    best = found.copy()  # it may be a view of what was given
+    low = np.min([box[0] for box in reached.values()], axis=0)
+    high = np.max([box[1] for box in reached.values()], axis=0)
+    winners = turn.view(labels)
+
+    def decide(begin: int) -> None:
+        planes = np.array([(begin, *low[1:]), (min(begin + thick, high[0]), *high[1:])])
+        winners[_slices(*planes)] = _winner(shares, move, reached, planes)
+
+    thick = max(1, _AT_ONCE // max(1, int(np.prod((high - low)[1:]))))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decide, range(low[0], high[0], thick)))
+    return LabelMap(labels, native, protocol)
+
+
+def _winner(
+    shares: np.ndarray | Shares, move: "_Move", reached: dict[int, _Box], planes: _Box
+) -> Int16[np.ndarray, "a b c"]:
+    """The class with the largest probability at each voxel of a box of the scan."""
+    best = move.share(shares, 0, planes).copy()  # it may be a view of what was given
     winner = np.zeros(best.shape, dtype=np.int16)
-    for number, box in present.items():
-        at, here = _restored(shares, number, box, working, turn.grid)
-        cut = _slices(np.array(at) - start, here.shape)
+    for number, box in reached.items():
+        common = np.stack([np.maximum(box[0], planes[0]), np.minimum(box[1], planes[1])])
+        if (common[0] >= common[1]).any():
+            continue
+        here = move.share(shares, number, common)
+        cut = _slices(*(common - planes[0]))
         best = best.astype(np.result_type(best, here), copy=False)
         np.copyto(winner[cut], np.int16(number), where=here > best[cut])
         np.maximum(best[cut], here, out=best[cut])
-    turn.view(labels)[_slices(np.array(start), winner.shape)] = winner
-    return LabelMap(labels, native, protocol)
+    return winner
 
 
 @dataclass(frozen=True)
@@ -201,32 +228,55 @@ def _nearest_axes(directions: Float64[np.ndarray, "3 3"]) -> Index:
     return max(orders, key=lambda order: round(float(sum(along[n, order[n]] for n in range(3))), 9))
 
 
-def _restored(
-    shares: np.ndarray | Shares,
-    number: int,
-    box: Int16[np.ndarray, "2 3"],
-    working: Grid,
-    native: Grid,
-) -> tuple[Index, Shaped[np.ndarray, "a b c"]]:
-    """One class on the native voxels that its box can reach, and where those begin.
+class _Move:
+    """From the grid of a network to that of a scan that faces the same way.
 
-    A native voxel sees working voxels up to `reach` away. So the box grows by `reach` to find
-    the voxels that may see it, and by twice that to give them all they see.
+    Args:
+        working: The network's.
+        native: The scan's.
     """
-    ratio = max(native.spacing_mm) / min(working.spacing_mm)
-    reach = math.ceil(max(1.0, ratio))
-    low, high = box[0].astype(int) - reach, box[1].astype(int) + reach - 1
-    seen = np.array(list(product(*zip(low, high, strict=True))), dtype=float)
-    to_native = np.linalg.inv(native.affine) @ working.affine
-    found = np.round(seen @ to_native[:3, :3].T + to_native[:3, 3], 5)
-    first = np.clip(np.floor(found.min(axis=0)).astype(int), 0, native.shape)
-    last = np.clip(np.ceil(found.max(axis=0)).astype(int) + 1, 0, native.shape)
-    start, shape = index(first), index(np.maximum(last - first, 0))
-    begin, end = np.maximum(low - reach, 0), np.minimum(high + reach + 1, shares.shape[1:])
-    around = cut_of(shares, number, index(begin), index(end - begin))
-    lattice = part_of(working, index(begin), index(np.array(around.shape)))
-    return start, resample(around, lattice, part_of(native, start, shape), 0.0)
+
+    def __init__(self, working: Grid, native: Grid) -> None:
+        self.working, self.native = working, native
+        self._to_native = np.linalg.inv(native.affine) @ working.affine
+        ratio = max(native.spacing_mm) / min(working.spacing_mm)
+        self._reach = math.ceil(max(1.0, ratio))  # voxels of the network that one of the scan sees
+
+    def reached(self, box: _Box) -> _Box:
+        """The voxels of the scan that may see a box of the network's grid."""
+        grown = np.stack([box[0] - self._reach, box[1] + self._reach])
+        return _clipped(*_bounds(self._to_native, grown), self.native.shape)
+
+    def share(
+        self, shares: np.ndarray | Shares, number: int, box: _Box
+    ) -> Shaped[np.ndarray, "a b c"]:
+        """One class in a box of the scan."""
+        first, last = _bounds(np.linalg.inv(self._to_native), box)
+        margin = 2 * self._reach  # the smoothing before a coarser scan looks farther than it does
+        low, high = _clipped(first - margin, last + margin, shares.shape[1:])
+        around = cut_of(shares, number, index(low), index(high - low))
+        lattice = part_of(self.working, index(low), index(high - low))
+        target = part_of(self.native, index(box[0]), index(box[1] - box[0]))
+        return resample(around, lattice, target, 0.0)
 
 
-def _slices(start: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(a) + n) for a, n in zip(start, shape, strict=True))
+def _bounds(
+    matrix: Float64[np.ndarray, "4 4"], box: _Box
+) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+    """Where the outermost voxels of a box come to lie, at least and at most along each axis."""
+    corners = np.array(list(product(*zip(box[0], box[1] - 1, strict=True))), dtype=float)
+    found = np.round(corners @ matrix[:3, :3].T + matrix[:3, 3], 5)
+    return found.min(axis=0), found.max(axis=0)
+
+
+def _clipped(
+    low: Float64[np.ndarray, "3"], high: Float64[np.ndarray, "3"], shape: tuple[int, ...]
+) -> _Box:
+    """The box of all voxels from one position to another that there are; it may be empty."""
+    first = np.clip(np.floor(low).astype(int), 0, shape)
+    last = np.clip(np.ceil(high).astype(int) + 1, 0, shape)
+    return np.stack([first, np.maximum(first, last)])
+
+
+def _slices(low: np.ndarray, high: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

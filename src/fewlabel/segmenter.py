@@ -10,6 +10,7 @@ from typing import Any
 
 from fewlabel.circumstances import Circumstances
 from fewlabel.conform import restore
+from fewlabel.cpu import cores
 from fewlabel.engine import Compute, Engine
 from fewlabel.engines import open_engine, tight
 from fewlabel.grid import Grid
@@ -125,7 +126,8 @@ class Segmenter:
         native = first_of(scans)
         seen, placed = self.look(scans, watch)
         with watch.stage("restore"):
-            labels = restore(seen.shares, seen.field, placed, card.protocol)
+            threads = self.compute.threads or cores()
+            labels = restore(seen.shares, seen.field, placed, card.protocol, threads)
             labels = replace(labels, grid=native.grid)
             volumes = _volumes(labels)
         age = _age(card, seen) if any(volumes.values()) else None

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -79,6 +80,7 @@ class Shares:
         self.shape = (n_classes, *shape)
         self._most_bytes, self._bytes = most_bytes, 0
         self._file: IO[bytes] | None = None
+        self._reading = Lock()
         self._parts: list[list[_Part]] = [[] for _ in range(n_classes)]
         self._gone: Bool[np.ndarray, "i j k"] | None = None
 
@@ -117,7 +119,9 @@ class Shares:
             values = self._values(part)
             if self._gone is not None:
                 gone = self._gone[_between(list(part.start), list(part.end), (0, 0, 0))]
-                values = np.where(gone, 0 if number else 255, values)
+                if gone.any():
+                    values = values.copy()
+                    np.copyto(values, np.uint8(0 if number else 255), where=gone)
             found = box_of(values, least)
             if found is not None:
                 boxes.append(found + np.array(part.start))
@@ -137,7 +141,8 @@ class Shares:
                 from_part = self._values(part)[_between(low, high, part.start)]
                 whole[_between(low, high, start)] = from_part
         if self._gone is not None:
-            whole[self._gone[_between(list(start), end, (0, 0, 0))]] = 0 if number else 255
+            gone = self._gone[_between(list(start), end, (0, 0, 0))]
+            np.copyto(whole, np.uint8(0 if number else 255), where=gone)
         return whole
 
     def thin(self, number: int, step: int) -> UInt8[np.ndarray, "a b c"]:
@@ -187,8 +192,9 @@ class Shares:
         if isinstance(part.values, np.ndarray):
             return part.values
         assert self._file is not None
-        self._file.seek(part.values)
-        content = self._file.read(math.prod(part.shape))
+        with self._reading:
+            self._file.seek(part.values)
+            content = self._file.read(math.prod(part.shape))
         return np.frombuffer(content, dtype=np.uint8).reshape(part.shape)
 
     def __del__(self) -> None:
