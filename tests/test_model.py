@@ -4,8 +4,16 @@ import json
 
 import pytest
 
+from fewlabel.card import AgeCard, Measured
 from fewlabel.errors import ModelFolderError, OutputError
-from fewlabel.model import find_model, list_models, read_model, write_model
+from fewlabel.model import (
+    copy_model,
+    find_model,
+    list_models,
+    read_model,
+    rewrite_card,
+    write_model,
+)
 from tests.band_model import BANDS, band_card, band_model, band_onnx
 
 
@@ -41,6 +49,33 @@ def test_writing_again_replaces_the_folder_and_leaves_nothing_beside_it(model):
 
     assert read_model(model.folder).card.version == "2.0"
     assert [path.name for path in model.folder.parent.iterdir()] == ["bands"]
+
+
+def test_what_people_read_is_what_the_card_says(model, tmp_path):
+    seen = [
+        Measured(data="ten scans", metric="mean Dice", value=0.8),
+        Measured(data="two scans", metric="surface distance", value=0.75, unit="mm"),
+    ]
+    age = AgeCard(low_weeks=28, high_weeks=44, error_weeks=1.2)
+    told = model.card.model_copy(update={"version": "2.7", "measured": tuple(seen), "age": age})
+
+    rewritten = rewrite_card(model, told)
+    copied = copy_model(rewritten, tmp_path / "copy", rewritten.card)
+
+    assert read_model(model.folder).card == told
+    for one in (rewritten, copied):
+        text = (one.folder / "README.md").read_text()
+        assert text.startswith(f"# {told.name} 2.7\n")
+        assert f"--model {one.folder.name}`" in text
+        assert "- Age: told from 28 to 44 weeks; 90 % error 1.2 weeks.\n" in text
+        assert "- mean Dice 0.8 on ten scans\n- surface distance 0.75 mm on two scans\n" in text
+
+
+@pytest.mark.parametrize("name", ["adult-aseg32", "neonate-drawem9"])
+def test_that_holds_for_the_models_that_ship(name):
+    found = find_model(name)
+
+    assert (found.folder / "README.md").read_text() == found.card.readme(name)
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):

@@ -19,10 +19,9 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, add_rows, provenance
 from fewlabel.evaluate import Protocols, score_folders
-from fewlabel.model import CARD, Measured, find_model
+from fewlabel.model import Measured, find_model, rewrite_card
 from fewlabel.predict import segment_files
 from fewlabel.scores import ScoreTable
-from fewlabel.whole import write_text
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
         measured.append(Measured(data=scans, metric="mean Dice of structures", value=mean))
     if options.record:
         card = model.card.model_copy(update={"measured": tuple(measured)})
-        write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
+        rewrite_card(model, card)
 
 
 def cases_of(scores: ScoreTable) -> list[float]:

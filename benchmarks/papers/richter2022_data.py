@@ -18,10 +18,9 @@ from fewlabel.engine import Compute
 from fewlabel.io import read_labels, read_scan, write_labels
 from fewlabel.labels import load_protocol
 from fewlabel.metrics import dice
-from fewlabel.model import CARD, ModelFolder, read_model
+from fewlabel.model import ModelFolder, rewrite_card
 from fewlabel.segmenter import Segmenter
 from fewlabel.warp_io import write_scan
-from fewlabel.whole import write_text
 
 BLIND: tuple[Strategy, ...] = ("random", "axial", "coronal", "sagittal", "equidistant")
 """Strategies that need no model."""
@@ -98,8 +97,7 @@ def rightly_named(model: ModelFolder) -> ModelFolder:
     """The same with the names of what the templates hold: their own table names three wrongly."""
     (head,) = model.card.heads
     card = model.card.model_copy(update={"heads": {head: load_protocol("serag9")}})
-    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
-    return read_model(model.folder)
+    return rewrite_card(model, card)
 
 
 def annotated(cases: Sequence[Case]) -> int:
@@ -148,6 +146,4 @@ def with_age_error(model: ModelFolder, error_weeks: float) -> ModelFolder:
     card = model.card
     assert card.age is not None
     age = card.age.model_copy(update={"error_weeks": error_weeks})
-    card = card.model_copy(update={"age": age})
-    write_text(model.folder / CARD, card.model_dump_json(indent=1) + "\n")
-    return read_model(model.folder)
+    return rewrite_card(model, card.model_copy(update={"age": age}))

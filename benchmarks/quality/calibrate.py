@@ -92,11 +92,7 @@ def main() -> None:
             print(" | ".join(str(value) for value in row.values()))
     if options.record:
         norms = fit_norms([one.known for one in looks], about)
-        about_it = model.folder / "README.md"
-        text = about_it.read_text() if about_it.exists() else None
         copy_model(model, model.folder, model.card, norms)
-        if text is not None:
-            about_it.write_text(text)
         print(f"{model.folder}: {asdict(About(norms.scans, norms.spacing_mm))}")
 
 

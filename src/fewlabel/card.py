@@ -205,6 +205,37 @@ class ModelCard(Settings):
         """The modalities that are looked at together, in order."""
         return self.grid.modalities if isinstance(self.grid, SliceRule) else self.modalities
 
+    def readme(self, folder: str) -> str:
+        """The same for people, in Markdown.
+
+        Args:
+            folder: Name of the folder that holds the model.
+        """
+        made = "\n".join(f"- {key}: {value}" for key, value in self.provenance.items())
+        well = "\n".join(
+            f"- {m.metric} {' '.join((f'{m.value:g}', m.unit)).rstrip()} on {m.data}"
+            for m in self.measured
+        )
+        age = "" if self.age is None else f"- Age: {self.age.describe()}.\n"
+        return f"""# {self.name} {self.version}
+
+{self.description}
+
+- Input: {self.describe_input().rstrip(".")}. It works at {self.grid.describe()}.
+- Structures: {", ".join(f"{len(p.labels)} ({p.name})" for p in self.heads.values())}.
+{age}- License: {self.license}.
+
+Run it with `fewlabel segment SCAN --model {folder}`, from the folder that holds it.
+
+## Where it comes from
+
+{made or "Not stated."}
+
+## How well it does
+
+{well or "Not measured yet: see `fewlabel evaluate`."}
+"""
+
     def describe_input(self) -> str:
         """For people: which scans go in."""
         together, scans = " and ".join(self.looks_at), self.input.rstrip(".")

@@ -25,7 +25,6 @@ from fewlabel.train.stage import Export, Workplace
 from fewlabel.train.weights import State, load_state
 from fewlabel.train_run import default_cache
 from fewlabel.version import VERSION
-from fewlabel.whole import write_text
 
 LARGEST_DIFFERENCE, RELATIVE_DIFFERENCE = 1e-3, 1e-4
 """Of ONNX and torch: absolute, or as a part of the largest output, if that allows more."""
@@ -182,10 +181,10 @@ def write_export(out: Path, export: Export, card: ModelCard, bits: Bits = 16) ->
         )
     weights = _packed(network) if card.network is not None else None
     bends = _packed(export.registrar.network) if export.registrar else None
+    checked = card.provenance | {"largest difference of ONNX and torch": f"{difference:.2g}"}
+    card = card.model_copy(update={"provenance": checked})
     model = write_model(out, card, onnx=content, weights=weights, registration=bends)
-    done = Exported(model, difference, rounding, bits)
-    write_text(out / "README.md", _readme(done))
-    return done
+    return Exported(model, difference, rounding, bits)
 
 
 def _packed(network: nn.Module) -> bytes:
@@ -282,28 +281,3 @@ def error_weeks(rows: Sequence[Row], stage: str, choice: Choice) -> float | None
 
 def _dimensions(export: Export) -> Literal[2, 3]:
     return 2 if isinstance(export.grid, SliceRule) else 3
-
-
-def _readme(done: Exported) -> str:
-    card = done.model.card
-    provenance = "\n".join(f"- {key}: {value}" for key, value in card.provenance.items())
-    measured = "\n".join(f"- {m.metric} {m.value:g} {m.unit} on {m.data}" for m in card.measured)
-    return f"""# {card.name} {card.version}
-
-{card.description}
-
-- Input: {card.describe_input().rstrip(".")}. It works at {card.grid.describe()}.
-- Structures: {", ".join(f"{len(p.labels)} ({p.name})" for p in card.heads.values())}.
-- License: {card.license}.
-- ONNX and torch differ by at most {done.difference:.2g} in a logit.
-
-Run it with `fewlabel segment SCAN --model {done.model.folder.name}`, from the folder that holds it.
-
-## Where it comes from
-
-{provenance or "Not stated."}
-
-## How well it does
-
-{measured or "Not measured yet: see `fewlabel evaluate`."}
-"""

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from fewlabel.card import AgeCard, Measured, ModelCard, PredictedAge
 from fewlabel.errors import ModelFolderError, OutputError
 from fewlabel.norms import Norms
+from fewlabel.whole import write_bytes
 
 __all__ = [
     "AgeCard",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 CARD, ONNX, WEIGHTS, QUALITY = "model.json", "model.onnx", "weights.safetensors", "quality.json"
+README = "README.md"
 REGISTRATION = "registration.safetensors"
 DEFAULT = "adult-aseg32"
 FORMAT = 1
@@ -146,7 +148,7 @@ def write_model(
     files = {name: content for name, content in contents.items() if content is not None}
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
     card = card.model_copy(update={"sha256": hashes})
-    files[CARD] = (card.model_dump_json(indent=1) + "\n").encode()
+    files |= _told(folder, card)
     try:
         _write_files(folder, files)
     except OSError as problem:
@@ -155,6 +157,19 @@ def write_model(
             fix="choose another folder with --out, or make room.",
         ) from None
     return ModelFolder(folder, card)
+
+
+def rewrite_card(model: ModelFolder, card: ModelCard) -> ModelFolder:
+    """The same model folder, of which something else is said."""
+    for name, content in _told(model.folder, card).items():
+        write_bytes(model.folder / name, content)
+    return read_model(model.folder)
+
+
+def _told(folder: Path, card: ModelCard) -> dict[str, bytes]:
+    """What a folder says about its model, for programs and for people."""
+    for_people = card.readme(folder.name)
+    return {CARD: (card.model_dump_json(indent=1) + "\n").encode(), README: for_people.encode()}
 
 
 def copy_model(
