@@ -64,10 +64,9 @@ def changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 def scores(bench: Bench, name: str, seed: int) -> Iterator[dict[str, Any]]:
     """A row for each input: mean Dice over weeks and structures."""
-    spacing_mm, _, rate = LEVELS[0]
     cases = split_of(weeks(bench.asked.data), FOLDS[0], "val")
     run = f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{seed}"
-    found = changed(level(spacing_mm, bench.asked.steps, rate), CHOICES[name])
+    found = changed(level(0, bench.asked.steps / LEVELS[0][1]), CHOICES[name])
     found |= {"seed": seed, "data": {"cohort": str(bench.manifest("fold0", cases))}}
     done = export_run(bench.train(run, found), bench.work / f"{run}-model", Choice())
     rows = score_fold(done.model, cases, 0)

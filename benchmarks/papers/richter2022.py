@@ -122,6 +122,15 @@ def whole_brain(
     }
 
 
+def of_levels(name: str, levels: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Names of the runs of one network: by voxel size, and by number if that comes again."""
+    seen: list[str] = []
+    for level in levels:
+        seen.append(f"{name}-{level['working']['spacing_mm']:g}mm")
+        times = seen.count(seen[-1])
+        yield seen[-1] if times == 1 else f"{seen[-1]}-{times}"
+
+
 class Bench:
     """What all parts share: where to work, what is done, how to train."""
 
@@ -163,11 +172,11 @@ class Bench:
     def coarse_to_fine(
         self, name: str, cases: Sequence[Case], levels: Sequence[dict[str, Any]]
     ) -> Path:
-        """The run of the last of several resolutions, each from the weights of the one before."""
+        """The run of the last of several levels, each from the weights of the one before."""
         manifest, run = self.manifest(name, cases), None
-        for level in levels:
+        for part, level in zip(of_levels(name, levels), levels, strict=True):
             found = level | {"data": {"cohort": str(manifest)}, "start": run}
-            run = str(self.train(f"{name}-{level['working']['spacing_mm']:g}mm", found))
+            run = str(self.train(part, found))
         return Path(str(run))
 
     def levels(self, part: str) -> list[dict[str, Any]]:
