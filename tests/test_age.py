@@ -12,9 +12,10 @@ from torch import nn
 from fewlabel.circumstances import Circumstances, unlike_trained
 from fewlabel.conform import GridRule
 from fewlabel.datasets.phantom import phantom
-from fewlabel.engine import Compute, MeanAge, cpu_engine, in_windows
+from fewlabel.engine import Compute
 from fewlabel.engine_stream import stream_engine
 from fewlabel.engine_torch import torch_engine
+from fewlabel.engine_windows import MeanAge
 from fewlabel.errors import ModelFolderError
 from fewlabel.export import AGE_ERROR, Choice, error_weeks, write_export
 from fewlabel.labels import load_protocol
@@ -61,7 +62,8 @@ def two_windows():
 def test_a_network_on_the_cpu_tells_the_age_beside_the_labels(crisp, precision):
     compute = Compute(threads=1, precision=precision)
 
-    engine = cpu_engine(crisp, "bands", (7, 4, 4), compute)
+    rule = GridRule(spacing_mm=1, multiple=1, field_mm=(7, 4, 4))
+    engine = stream_engine(crisp, "bands", rule, compute)
 
     assert (engine.channels, engine.tells_age) == (2, True)
     assert engine.run(two_windows()).age_weeks == pytest.approx(40.0, abs=0.05)
@@ -69,16 +71,14 @@ def test_a_network_on_the_cpu_tells_the_age_beside_the_labels(crisp, precision):
 
 @pytest.mark.parametrize("at_once", [1, 1000, 64e6], ids=str)  # planes one by one, or all
 def test_windows_count_by_the_tissue_in_them(crisp, at_once, monkeypatch):
-    monkeypatch.setattr("fewlabel.engine_stream._AT_ONCE_BYTES", at_once)
+    monkeypatch.setattr("fewlabel.engine_windows._AT_ONCE_BYTES", at_once)
     rule = GridRule(spacing_mm=1, multiple=1, field_mm=(7, 4, 4), window=(4, 4, 4))
     image = two_windows()
 
-    streamed = stream_engine(crisp, "bands", rule, EXACT).run(image).age_weeks
-    by_window = in_windows(cpu_engine(crisp, "bands", (4, 4, 4), EXACT).run, (4, 4, 4))(image)
+    found = stream_engine(crisp, "bands", rule, EXACT).run(image).age_weeks
 
     # 40 x 0.65 from 16 voxels and 40 x 1 from 32
-    assert streamed == pytest.approx((16 * 26 + 32 * 40) / 48, abs=1e-4)
-    assert by_window.age_weeks == pytest.approx(streamed, abs=1e-4)
+    assert found == pytest.approx((16 * 26 + 32 * 40) / 48, abs=1e-4)
 
 
 def test_where_no_window_sees_tissue_there_is_no_age():

@@ -1,13 +1,10 @@
 """What a layer at full resolution says plane by plane is what it says of the whole image."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from fewlabel.conform import GridRule
-from fewlabel.engine import Compute, cpu_engine, in_windows
 from fewlabel.engine_memory import bytes_per_voxel
 from fewlabel.engine_parts import split
 from fewlabel.engine_stream import stream_engine
@@ -16,9 +13,9 @@ from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet
 from fewlabel.ov import openvino
 from tests.test_model_weights import exported
+from tests.whole_engine import EXACT, answer_in_windows, answer_of, dense
 
 PHANTOM = load_protocol("phantom8")
-EXACT = Compute(threads=1, precision="exact")
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "mirrored"])
@@ -37,10 +34,8 @@ def written(tmp_path, *, mirrored=False, **shape):
     return exported(tmp_path / "m", whole.eval(), tmp_path, ages_weeks=ages).onnx
 
 
-def answers(engine, size):
-    image = np.random.default_rng(1).random((1, *size), dtype=np.float32)
-    found = engine.run(image).shares
-    return found if isinstance(found, np.ndarray) else np.stack([found[n] for n in range(9)])
+def image_of(size):
+    return np.random.default_rng(1).random((1, *size), dtype=np.float32)
 
 
 @pytest.mark.parametrize("planes", [8, 32, 36, 60, 96])
@@ -48,9 +43,9 @@ def test_planes_of_a_window_agree_with_the_whole(onnx, planes):
     size = (planes, 16, 12)
     rule = GridRule(spacing_mm=1, multiple=4, field_mm=size)
 
-    found = answers(stream_engine(onnx, "phantom8", rule, EXACT), size)
+    found = dense(stream_engine(onnx, "phantom8", rule, EXACT).run(image_of(size)))
 
-    expected = answers(cpu_engine(onnx, "phantom8", size, EXACT), size)
+    expected = answer_of(onnx, "phantom8", image_of(size)).shares
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert expected.std() > 20  # there is something to tell
@@ -60,11 +55,11 @@ def test_so_it_is_in_windows(onnx):
     size, window = (48, 24, 12), (40, 16, 12)
     rule = GridRule(spacing_mm=1, multiple=4, field_mm=size, window=window)
 
-    found = answers(stream_engine(onnx, "phantom8", rule, EXACT), size)
+    found = dense(stream_engine(onnx, "phantom8", rule, EXACT).run(image_of(size)))
 
-    single = cpu_engine(onnx, "phantom8", window, EXACT)
-    expected = answers(replace(single, run=in_windows(single.run, window)), size)
-    assert np.abs(found.astype(int) - expected).max() <= 2  # means of rounded answers
+    expected = answer_in_windows(onnx, "phantom8", image_of(size), window).shares
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert expected.std() > 20
 
 
 def test_only_maps_at_half_the_resolution_are_kept(onnx):
@@ -80,11 +75,11 @@ def test_the_age_is_told_beside_it(tmp_path):
     size = (32, 16, 12)
     onnx = written(tmp_path, mirrored=True, residual=True, age=True)
     rule = GridRule(spacing_mm=1, multiple=4, field_mm=size)
-    image = np.random.default_rng(1).random((1, *size), dtype=np.float32)
+    image = image_of(size)
 
     found = stream_engine(onnx, "phantom8", rule, EXACT).run(image).age_weeks
 
-    assert found == pytest.approx(cpu_engine(onnx, "phantom8", size, EXACT).run(image).age_weeks)
+    assert found == pytest.approx(answer_of(onnx, "phantom8", image).age_weeks)
     assert found != pytest.approx(36, abs=1e-3), "not what an untrained head says"
 
 

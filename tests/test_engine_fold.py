@@ -6,13 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from fewlabel.conform import GridRule
-from fewlabel.engine import Compute, cpu_engine
 from fewlabel.engine_fold import fold, together
 from fewlabel.engine_stream import stream_engine
 from fewlabel.ov import op, openvino
-from tests.test_engine_fine import answers, written
-
-EXACT = Compute(threads=1, precision="exact")
+from tests.test_engine_fine import image_of, written
+from tests.whole_engine import EXACT, answer_of, dense
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +107,8 @@ def test_a_network_says_what_it_says_without(tmp_path, mirrored, shape):
     onnx, size = written(tmp_path, mirrored=mirrored, **shape), (40, 16, 12)
     rule = GridRule(spacing_mm=1, multiple=4, field_mm=size)
 
-    found = answers(stream_engine(onnx, "phantom8", rule, EXACT), size)
+    found = dense(stream_engine(onnx, "phantom8", rule, EXACT).run(image_of(size)))
 
-    expected = answers(cpu_engine(onnx, "phantom8", size, EXACT), size)
+    expected = answer_of(onnx, "phantom8", image_of(size)).shares
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert expected.std() > 5  # there is something to tell

@@ -101,6 +101,12 @@ def test_tiles_cover_the_scan_and_overlap_as_asked(size, patch, overlap):
     assert (steps <= max(1, int(patch * (1 - overlap))) + 1).all()
 
 
+@pytest.mark.parametrize(("patch", "common"), [(64, 16), (96, 24), (200, 24)])
+def test_large_tiles_overlap_no_more_than_they_need(patch, common):
+    assert tile_starts(2 * patch - common, patch) == [0, patch - common]
+    assert len(tile_starts(2 * patch - common + 1, patch)) == 3
+
+
 def test_weights_are_largest_in_the_middle_and_never_zero():
     weights = tile_weights((5, 7, 9))
 

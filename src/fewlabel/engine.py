@@ -2,17 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from pydantic import Field
 
-from fewlabel.engine_norms import steady
-from fewlabel.errors import ModelFolderError
-from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.settings import Settings, check_settings
 from fewlabel.shares import Probabilities
 from fewlabel.style import Offsets
@@ -21,8 +16,6 @@ Index = tuple[int, int, int]
 
 AGE = "age_weeks"
 """Name of the output of networks that tell the age."""
-OVERLAP = 0.25
-"""Least share of a window that the next one sees again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,77 +83,6 @@ class Engine:
     tells_age: bool = False
 
 
-class MeanAge:
-    """The age that windows tell on average, each counted by the labeled tissue in it.
-
-    Source:
-        richter2022, AgeU-Net. Departs from it: there all windows count alike, also those that
-        show nothing but air.
-    """
-
-    def __init__(self) -> None:
-        self._sum = self._tissue = 0.0
-
-    def add(self, age_weeks: float | None, shares: Probabilities) -> None:
-        """Take in a window, or some planes of one."""
-        if age_weeks is not None:
-            air = shares[0]
-            tissue = 255.0 * air.size - float(air.sum(dtype=np.int64))
-            self._sum += age_weeks * tissue
-            self._tissue += tissue
-
-    @property
-    def weeks(self) -> float | None:
-        """The mean; None if no window told an age or saw any tissue."""
-        return self._sum / self._tissue if self._tissue else None
-
-
-def cpu_engine(
-    onnx: Path, head: str, shape: Index, compute: Compute, offsets: Offsets | None = None
-) -> Engine:
-    """An ONNX file on the CPU.
-
-    Args:
-        onnx: Has the input "image" (1, channels, i, j, k), the output "logits_<head>"
-            (1, classes, i, j, k), and perhaps "age_weeks" (1,).
-        head: Which output.
-        shape: Voxels of the field.
-        compute: Threads and precision.
-        offsets: Added to the logits.
-
-    Raises:
-        ModelFolderError: If the file is no such network.
-    """
-    from fewlabel.ov import openvino
-
-    core = openvino.Core()
-    try:
-        network = core.read_model(onnx)
-        channels = channels_of(network)
-        network.reshape({"image": [1, channels, *shape]})
-        logits = logits_of(network, head, offsets)
-    except RuntimeError as problem:
-        raise ModelFolderError(
-            f"{onnx} is not a network with the input 'image' and the output 'logits_{head}':"
-            f" {last_line(problem)}.",
-            fix="export it again with `fewlabel export`.",
-        ) from None
-    steady(network)
-    ages = ages_of(network)
-    whole = with_shares(network, logits, also=ages)
-    compiled = core.compile_model(whole, "CPU", cpu_settings(compute))
-    request = compiled.create_infer_request()
-
-    def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
-        request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
-        shares: np.ndarray = request.get_output_tensor(0).data[0].copy()
-        return Answer(shares, age_in(request) if ages else None)
-
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    means = f"OpenVINO {openvino.__version__.split('-')[0]}, {precision}"
-    return Engine(run, means, channels=channels, tells_age=bool(ages))
-
-
 def logits_of(network: Any, head: str, offsets: Offsets | None = None) -> Any:
     """The logits of a head of a network of OpenVINO, with something added to those of each class.
 
@@ -203,57 +125,6 @@ def cpu_settings(compute: Compute) -> dict[str, Any]:
     if compute.precision == "exact":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     return settings
-
-
-def in_windows(run: Run, window: Index) -> Run:
-    """The same for larger images: window by window, put together by weighted means.
-
-    A network that was trained on patches expects the means and spreads of patches, which its
-    instance norms divide by; those of a whole field, with more air in it, are others.
-
-    Args:
-        run: Takes images of the window's size.
-        window: Voxels; no larger than the images.
-    """
-    weights = tile_weights(window)
-
-    def whole(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
-        field = image.shape[1:]
-        starts = (tile_starts(*pair, OVERLAP) for pair in zip(field, window, strict=True))
-        tiles = [
-            tuple(slice(first, first + n) for first, n in zip(start, window, strict=True))
-            for start in product(*starts)
-        ]
-        total = np.zeros(field, dtype=np.float32)
-        for tile in tiles:
-            total[tile] += weights
-        shares: np.ndarray | None = None
-        ages = MeanAge()
-        for tile in tiles:
-            answer = run(image[:, *tile])
-            seen = answer.shares
-            ages.add(answer.age_weeks, seen)
-            if shares is None:
-                shares = np.zeros((len(seen), *field), dtype=np.uint8)
-            counts = weights / total[tile]
-            for mean, share in zip(shares, seen, strict=True):
-                if share.any():
-                    _add(mean[tile], share, counts)
-        assert shares is not None
-        return Answer(shares, ages.weeks)
-
-    return whole
-
-
-def _add(
-    mean: UInt8[np.ndarray, "i j k"],
-    share: UInt8[np.ndarray, "i j k"],
-    counts: Float32[np.ndarray, "i j k"],
-) -> None:
-    """Add a part of a mean in place; rounding several parts up must not pass 255."""
-    part = np.rint(share * counts).astype(np.uint8)
-    np.minimum(part, 255 - mean, out=part)
-    mean += part
 
 
 def with_shares(

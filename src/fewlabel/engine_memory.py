@@ -1,18 +1,20 @@
 """What a network on the CPU takes, and how large a window a limit of memory allows."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from fewlabel.conform import GridRule
-from fewlabel.engine import OVERLAP, Compute
+from fewlabel.engine import Compute
 from fewlabel.engine_fine import PLANES, fine_model
 from fewlabel.engine_parts import Cut
 from fewlabel.errors import ConfigError
 from fewlabel.patches import tile_starts
-from fewlabel.shares import Index, index
+from fewlabel.shares import Index
 
 _BASE_BYTES, _VOXEL_BYTES = 400e6, 6
 """What a process takes without a network: programs; and for each voxel of the field scan, image
@@ -42,50 +44,64 @@ class BytesPerVoxel:
 
 
 def fitting_window(rule: GridRule, cut: Cut, compute: Compute, limit: float) -> Index:
-    """The window of the rule, or the largest of smaller ones whose work fits the limit.
+    """The window of the rule, or of smaller ones that fit the limit the one that costs least time.
 
     Raises:
         ConfigError: If the limit is too low for the smallest.
     """
-    window, each = rule.seen, bytes_per_voxel(cut, compute, rule.multiple)
-    base = _BASE_BYTES + _VOXEL_BYTES * math.prod(rule.field)
-    room = limit * (1 - SHARES_PART) - base if limit < math.inf else limit
-    while (needed := _bytes(rule.field, window, each)) > room:
-        smaller = _smaller(rule.field, window, rule.multiple)
-        if not smaller:
-            least_gb = (needed + base) / (1 - SHARES_PART) / 1e9
-            raise ConfigError(
-                f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
-                f" {least_gb:.2g} GB at least.",
-                fix="raise --max-memory.",
-            )
-        window = min(smaller, key=lambda one: _bytes(rule.field, one, each))
-    return window
+    if limit == math.inf:
+        return rule.seen
+    each, field = bytes_per_voxel(cut, compute, rule.multiple), rule.field
+    base = _BASE_BYTES + _VOXEL_BYTES * math.prod(field)
+    room = limit * (1 - SHARES_PART) - base
+    if _bytes(field, rule.seen, each) <= room:
+        return rule.seen
+    smaller = [window for window in _smaller(rule) if window != rule.seen]
+    fitting = [window for window in smaller if _bytes(field, window, each) <= room]
+    if not fitting:
+        needed = min(_bytes(field, window, each) for window in smaller or [rule.seen])
+        least_gb = (needed + base) / (1 - SHARES_PART) / 1e9
+        raise ConfigError(
+            f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
+            f" {least_gb:.2g} GB at least.",
+            fix="raise --max-memory.",
+        )
+    thick = [window for window in fitting if min(window) >= 4 * rule.multiple]
+    return min(thick or fitting, key=lambda one: (_computed(field, one), _bytes(field, one, each)))
 
 
-def _smaller(field: Index, window: Index, multiple: int) -> list[Index]:
-    """Windows of which the field takes one more along an axis; none thin if there are others.
+def _smaller(rule: GridRule) -> Iterator[Index]:
+    """Windows of the rule's size and less that overlap just as much as they must.
 
-    They overlap just as much as they must: half of 384 voxels would take three windows, 224 two.
+    Half of 384 voxels would take three windows along an axis, as many as 144 do.
     """
-    found = []
-    for axis, (whole, length) in enumerate(zip(field, window, strict=True)):
-        more = len(tile_starts(whole, length, OVERLAP)) + 1
-        least = whole / (more - (more - 1) * OVERLAP)
-        less = min(math.ceil(least / multiple) * multiple, length - multiple)
-        if less >= 2 * multiple:
-            found.append(index(tuple(less if n == axis else m for n, m in enumerate(window))))
-    thick = [one for one in found if min(one) >= 4 * multiple]
-    return thick or found
+    lengths = []
+    for whole, longest in zip(rule.field, rule.seen, strict=True):
+        steps = range(longest, 2 * rule.multiple - 1, -rule.multiple)
+        by_number = {len(tile_starts(whole, length)): length for length in steps}
+        lengths.append(sorted({longest, *by_number.values()}))
+    yield from product(*lengths)
+
+
+def _computed(field: Index, window: Index) -> int:
+    """Voxels that all windows have."""
+    numbers = (len(tile_starts(*pair)) for pair in zip(field, window, strict=True))
+    return math.prod(numbers) * math.prod(window)
 
 
 def _bytes(field: Index, window: Index, each: BytesPerVoxel) -> float:
-    """What the network takes in one window, and what is kept of all others meanwhile."""
-    rows, *across = (len(tile_starts(*pair, OVERLAP)) for pair in zip(field, window, strict=True))
-    tiles = min(rows, 2) * math.prod(across)
-    planes = math.prod((min(PLANES, window[0]), *window[1:]))
-    whole = each.body + each.kept * (tiles if tiles > 1 else 0)
-    return whole * math.prod(window) + (each.fine + each.fine_kept * tiles) * planes
+    """What the network takes in one window, and what is kept of others meanwhile.
+
+    These are the windows beside it, and those planes of the windows before that it sees again.
+    """
+    rows, *across = (tile_starts(*pair) for pair in zip(field, window, strict=True))
+    beside = math.prod(map(len, across))
+    again = window[0] - rows[1] + rows[0] if len(rows) > 1 else 0
+    planes, area = min(PLANES, window[0]), math.prod(window[1:])
+    alone = len(rows) * beside == 1
+    whole = (each.body + (0 if alone else each.kept * beside)) * math.prod(window)
+    before = (each.fine_kept or each.kept) * beside * again * area
+    return whole + before + (each.fine + each.fine_kept * beside) * planes * area
 
 
 def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> BytesPerVoxel:

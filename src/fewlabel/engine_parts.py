@@ -1,6 +1,5 @@
 """A network in parts: what needs a whole image, and last layers, for a few voxels at a time."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,20 @@ from fewlabel.engine import (
     ages_of,
     channels_of,
     cpu_settings,
+    last_line,
     logits_of,
     with_shares,
 )
-from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
+from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, fine_model, fine_part
 from fewlabel.engine_fold import fold
 from fewlabel.engine_norms import steady
+from fewlabel.engine_windows import Features, Head, Maps, Parts
+from fewlabel.errors import ModelFolderError
 from fewlabel.shares import Index
 from fewlabel.style import Offsets
 
 _AT_ONCE_BYTES = 4e6
 """Of logits and what is made of them; more does not fit a processor's own memory."""
-
-
-Features = Callable[[int, int], Maps]
-"""From the first plane and that after the last to what the last layer looks at there."""
-
-Head = Callable[[Shaped[np.ndarray, "c voxels"]], UInt8[np.ndarray, "classes voxels"]]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A network in parts.
-
-    Attributes:
-        body: From an image of the window's size to its features, and to the age in weeks if the
-            network tells it.
-        head: From features of any voxels to the probability of each class.
-        n_classes: Of the head.
-        means: What they run on.
-    """
-
-    body: Callable[[Float32[np.ndarray, "channels i j k"]], tuple[Features, float | None]]
-    head: Head
-    n_classes: int
-    means: str
 
 
 @dataclass(frozen=True)
@@ -57,14 +35,15 @@ class Cut:
 
     Attributes:
         network: Of OpenVINO.
-        layer: Name of the last layer.
+        layer: Name of the last layer; None if that looks at more than one voxel, so that nothing
+            but the softmax can be computed by itself.
         head: Which output.
         fine: What can be computed plane by plane before the last layer, if anything.
         offsets: Added to the logits.
     """
 
     network: Any
-    layer: str
+    layer: str | None
     head: str
     fine: Fine | None
     offsets: Offsets | None = None
@@ -80,7 +59,9 @@ class Cut:
         return bool(ages_of(self.network))
 
     def features(self, network: Any) -> Any:
-        """What the last layer looks at, in this network or a copy of it."""
+        """What the last layer looks at, in this network or a copy of it; or else the logits."""
+        if self.layer is None:
+            return self.logits(network)
         return _layer(network, self.layer).input_value(0)
 
     def ends(self, network: Any) -> list[Any]:
@@ -94,28 +75,38 @@ class Cut:
         return logits_of(network, self.head, self.offsets)
 
 
-def split(core: Any, onnx: Path, head: str, offsets: Offsets | None = None) -> Cut | None:
-    """Where to cut, or None if the last layer looks at more than one voxel.
+def split(core: Any, onnx: Path, head: str, offsets: Offsets | None = None) -> Cut:
+    """Where to cut.
 
     Args:
         core: Of OpenVINO.
-        onnx: The file.
+        onnx: Has the input "image" (1, channels, i, j, k), the output "logits_<head>"
+            (1, classes, i, j, k), and perhaps "age_weeks" (1,).
         head: Which output.
         offsets: Added to the logits.
+
+    Raises:
+        ModelFolderError: If the file is no such network.
     """
     try:
         network = core.read_model(onnx)
+        channels_of(network)
         node = logits_of(network, head).get_node()
-    except RuntimeError:
-        return None  # `cpu_engine` tells why
+    except RuntimeError as problem:
+        raise ModelFolderError(
+            f"{onnx} is not a network with the input 'image' and the output 'logits_{head}':"
+            f" {last_line(problem)}.",
+            fix="export it again with `fewlabel export`.",
+        ) from None
     if node.get_type_name() == "Add":
         node = node.input_value(0).get_node()
-    if node.get_type_name() != "Convolution":
-        return None
-    kernel = list(node.input_value(1).get_partial_shape())[2:]
-    if any(str(length) != "1" for length in kernel):
-        return None
+    if node.get_type_name() != "Convolution" or _edges(node) != {1}:
+        return Cut(network, None, head, None, offsets)
     return Cut(network, node.get_friendly_name(), head, fine_part(node.input_value(0)), offsets)
+
+
+def _edges(convolution: Any) -> set[int]:
+    return set(list(convolution.input_value(1).get_shape())[2:])
 
 
 def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alone: bool) -> Parts:
@@ -180,13 +171,17 @@ def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[He
     """
     from fewlabel.ov import op
 
-    weight, added = _affine(core, cut)
-    n_classes, channels = weight.shape
+    n_classes = int(logits_of(cut.network, cut.head).get_partial_shape()[1].get_length())
+    layer = _affine(core, cut, cut.layer) if cut.layer else None
+    channels = layer[0].shape[1] if layer else n_classes
     voxels = max(1024, int(_AT_ONCE_BYTES / 12 / n_classes))
     features = op.parameter([1, channels, voxels], np.dtype(kind), name="features")
-    product = op.matmul(op.constant(weight), op.convert(features, "f32"), False, False)
-    logits = op.add(product, op.constant(added[:, None])).output(0)
-    model = with_shares(cut.network, logits, [features])
+    logits = op.convert(features, "f32")
+    if layer:
+        weight, added = layer
+        product = op.matmul(op.constant(weight), logits, False, False)
+        logits = op.add(product, op.constant(added[:, None]))
+    model = with_shares(cut.network, logits.output(0), [features])
     per_voxel = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def run(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
@@ -204,13 +199,13 @@ def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[He
 
 
 def _affine(
-    core: Any, cut: Cut
+    core: Any, cut: Cut, name: str
 ) -> tuple[Float32[np.ndarray, "classes channels"], Float32[np.ndarray, "classes"]]:
     """The weights of the last layer, and what it says of features that are all 0."""
     from fewlabel.ov import op, openvino
 
     network = cut.network.clone()
-    layer = _layer(network, cut.layer)
+    layer = _layer(network, name)
     channels = layer.input_value(1).get_partial_shape()[1].get_length()
     nothing = op.parameter([1, channels, 1, 1, 1], np.float32)
     layer.input(0).replace_source_output(nothing.output(0))

@@ -2,29 +2,35 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32
-from torch import nn
+from jaxtyping import Float32, Shaped, UInt8
+from torch import Tensor
 
 from fewlabel.engine import AGE, Answer, Compute, Engine
+from fewlabel.engine_windows import Features, Parts, in_windows
 from fewlabel.errors import ConfigError
+from fewlabel.nets.mirror import Mirrored
+from fewlabel.nets.unet import UNet
+from fewlabel.shares import Index
 from fewlabel.style import Offsets
 
 
 def torch_engine(
-    network: nn.Module,
+    network: UNet | Mirrored,
     head: str,
     channels: int,
     compute: Compute,
     offsets: Offsets | None = None,
+    window: Index | None = None,
 ) -> Engine:
     """A network in memory.
 
     Args:
-        network: From images to logits by head, and perhaps the age; see `model_weights.network_of`.
+        network: See `model_weights.network_of`.
         head: Which output.
         channels: Of the image.
         compute: Device and precision.
         offsets: Added to the logits.
+        window: Voxels that it sees at once; None: all of an image.
 
     Raises:
         ConfigError: If there is no GPU.
@@ -36,15 +42,36 @@ def torch_engine(
     added = torch.from_numpy(np.zeros(1, np.float32) if offsets is None else offsets)
     added = added.to(compute.device).reshape(-1, 1, 1, 1)
 
+    def seen(image: Float32[np.ndarray, "channels i j k"]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
+
     @torch.inference_mode()
-    def run(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
-        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
+    def whole(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
         with torch.autocast(compute.device, torch.bfloat16, enabled=half):
-            found = network(batch)
-        logits = found[head][0].float() + added
-        shares: np.ndarray = (logits.softmax(0) * 255).round().byte().cpu().numpy()
+            found = network(seen(image))
+        shares = _shares(found[head][0].float() + added)
         return Answer(shares, float(found[AGE][0]) if AGE in found else None)
 
+    @torch.inference_mode()
+    def body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
+        with torch.autocast(compute.device, torch.bfloat16, enabled=half):
+            found = network.features(seen(image))
+        maps = found[head][0].float().cpu().numpy()
+        age = float(found[AGE][0]) if AGE in found else None
+        return lambda begin, end: maps[:, begin:end], age
+
+    weight, bias = (one.detach() for one in network.last_of(head))
+    weight, bias = weight.flatten(1), bias[:, None] + added.reshape(-1, 1)
+
+    @torch.inference_mode()
+    def last(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
+        return _shares(weight @ torch.from_numpy(some).to(compute.device) + bias)
+
     means = f"torch {torch.__version__}, {'bf16' if half else 'f32'}"
-    tells_age = getattr(network, "age", None) is not None
-    return Engine(run, means, channels=channels, tells_age=tells_age)
+    run = in_windows(Parts(body, last, len(weight), means), window) if window else whole
+    return Engine(run, means, window, channels, tells_age=network.tells_age)
+
+
+def _shares(logits: Tensor) -> UInt8[np.ndarray, "classes *voxels"]:
+    shares: np.ndarray = (logits.softmax(0) * 255).round().byte().cpu().numpy()
+    return shares

@@ -1,15 +1,15 @@
 """The network of a model folder, ready to run on what was asked for."""
 
 import math
-from dataclasses import replace
 
 from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule
-from fewlabel.engine import Compute, Engine, in_windows
+from fewlabel.engine import Compute, Engine
 from fewlabel.engine_slices import SliceEngine
 from fewlabel.engine_stream import stream_engine
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelFolder
+from fewlabel.shares import Index
 from fewlabel.slices import SliceRule
 
 
@@ -26,9 +26,8 @@ def open_engine(model: ModelFolder, compute: Compute) -> Engine | SliceEngine:
     if compute.device == "cpu":
         engine = stream_engine(model.onnx, card.head, card.grid, compute, card.class_offsets)
     else:
-        engine = _torch_engine(model, compute)
-        if (window := card.grid.seen) != card.grid.field:
-            engine = replace(engine, run=in_windows(engine.run, window), window=window)
+        window = card.grid.seen
+        engine = _torch_engine(model, compute, None if window == card.grid.field else window)
     _require_described(model, engine)
     return engine
 
@@ -46,7 +45,7 @@ def tight(engine: Engine | SliceEngine, card: ModelCard) -> list[str]:
     ]
 
 
-def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:
+def _torch_engine(model: ModelFolder, compute: Compute, window: Index | None) -> Engine:
     try:
         from fewlabel.engine_torch import torch_engine
         from fewlabel.model_weights import network_of
@@ -57,7 +56,7 @@ def _torch_engine(model: ModelFolder, compute: Compute) -> Engine:
         ) from None
     card = model.card
     channels, offsets = len(card.modalities), card.class_offsets
-    return torch_engine(network_of(model), card.head, channels, compute, offsets)
+    return torch_engine(network_of(model), card.head, channels, compute, offsets, window)
 
 
 def _slice_engine(model: ModelFolder, compute: Compute) -> SliceEngine:

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import ModelFolder
@@ -33,7 +33,7 @@ def weights_of(model: ModelFolder) -> dict[str, Tensor]:
     return read_weights(model)[0]
 
 
-def network_of(model: ModelFolder) -> nn.Module:
+def network_of(model: ModelFolder) -> UNet | Mirrored:
     """The network as `segment` runs it, mirrored if it is, without the card's offsets.
 
     Raises:

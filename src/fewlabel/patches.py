@@ -9,6 +9,11 @@ import numpy as np
 from jaxtyping import Float32, Int16, Int64, Shaped
 
 Index = tuple[int, int, int]
+OVERLAP = 0.25
+"""Share of a patch that the next one sees again, at least, unless it is large."""
+MOST_OVERLAP = 24
+"""Voxels that the next one sees again of a patch of 96 voxels, or more."""
+
 Predict = Callable[[Float32[np.ndarray, "c i j k"]], Float32[np.ndarray, "classes i j k"]]
 
 
@@ -115,7 +120,7 @@ def cut(
     return part
 
 
-def tile_starts(size: int, patch: int, overlap: float) -> list[int]:
+def tile_starts(size: int, patch: int, overlap: float | None = None) -> list[int]:
     """First voxels of the fewest evenly spaced patches along one axis.
 
     >>> tile_starts(200, 96, overlap=0.25)
@@ -126,11 +131,13 @@ def tile_starts(size: int, patch: int, overlap: float) -> list[int]:
     Args:
         size: Voxels of the scan.
         patch: Voxels of the patch.
-        overlap: Least share of a patch that the next one sees again.
+        overlap: Least share of a patch that the next one sees again; None: `OVERLAP`, but
+            `MOST_OVERLAP` voxels are enough.
     """
     if size <= patch:
         return [0]
-    steps = math.ceil((size - patch) / max(1, int(patch * (1 - overlap))))
+    common = min(patch * OVERLAP, MOST_OVERLAP) if overlap is None else patch * overlap
+    steps = math.ceil((size - patch) / max(1, int(patch - common)))
     return [round(n * (size - patch) / steps) for n in range(steps + 1)]
 
 
@@ -154,7 +161,7 @@ def stitch(
     patch: Index,
     n_classes: int,
     predict: Predict,
-    overlap: float = 0.25,
+    overlap: float | None = None,
 ) -> Int16[np.ndarray, "i j k"]:
     """Predict a whole scan patch by patch, and take the class with the largest weighted mean.
 
@@ -167,7 +174,7 @@ def stitch(
         patch: Voxels of a patch.
         n_classes: Classes of the network.
         predict: From a patch to probabilities or logits.
-        overlap: Least share of a patch that the next one sees again.
+        overlap: See `tile_starts`.
     """
     _, size_i, size_j, size_k = image.shape
     length, *across = (min(p, s) for p, s in zip(patch, image.shape[1:], strict=True))
@@ -191,7 +198,7 @@ def stitch(
 
 
 def _rows(
-    sizes: tuple[int, int], patch: tuple[int, int], overlap: float
+    sizes: tuple[int, int], patch: tuple[int, int], overlap: float | None
 ) -> Iterator[tuple[int, int]]:
     (size_j, size_k), (patch_j, patch_k) = sizes, patch
     yield from product(tile_starts(size_j, patch_j, overlap), tile_starts(size_k, patch_k, overlap))

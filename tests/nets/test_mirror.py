@@ -50,5 +50,5 @@ def test_the_last_layer_of_one_image_comes_back():
 
     weight, bias = last_of_one(both.weight, both.bias)
 
-    torch.testing.assert_close(weight, net.last("sides")[0])
+    torch.testing.assert_close(weight, net.last_of("sides")[0])
     torch.testing.assert_close(bias[[0, 2, 1, 3]], bias, msg="alike on both sides")

@@ -27,21 +27,34 @@ class Mirrored(nn.Module):
     def __init__(self, network: UNet, heads: Mapping[str, LabelProtocol]) -> None:
         super().__init__()
         self.network = network
+        self.tells_age = network.tells_age
         self.last = nn.ModuleDict(
-            {name: _for_both(*network.last(name), head.mirrored()) for name, head in heads.items()}
+            {
+                name: _for_both(*network.last_of(name), head.mirrored())
+                for name, head in heads.items()
+            }
         )
 
     def forward(self, image: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
         """Logits per head, shape (b, classes, i, j, k); "age_weeks", shape (b,), if it is told."""
+        found = self.features(image)
+        return found | {head: last(found[head]) for head, last in self.last.items()}
+
+    def features(self, image: Float[Tensor, "b c i j k"]) -> dict[str, Tensor]:
+        """What the logits are made of, per head, shape (b, maps, i, j, k); and the age."""
         straight = self.network.features(image)
         turned = self.network.features(image.flip(2))
         found = {
-            head: last(torch.cat((straight[head], turned[head].flip(2)), dim=1))
-            for head, last in self.last.items()
+            head: torch.cat((straight[head], turned[head].flip(2)), dim=1) for head in self.last
         }
         if AGE in straight:
             found[AGE] = (straight[AGE] + turned[AGE]) / 2
         return found
+
+    def last_of(self, head: str) -> tuple[Tensor, Tensor]:
+        """Weights and biases that make logits of them."""
+        weight, bias = self.last[head].parameters()
+        return weight, bias
 
 
 @torch.no_grad()

@@ -227,6 +227,7 @@ class UNet(nn.Module):
 
         self.decoders = nn.ModuleDict({name: decoder(n) for name, n in heads.items()})
         self.age = AgeHead(channels[-1]) if age else None
+        self.tells_age = age
         self.stride = stride_of(channels, fine)
         self.in_windows = bool(fine) and not fine_norm
 
@@ -247,7 +248,7 @@ class UNet(nn.Module):
         heads = {name: cast("Decoder", head) for name, head in self.decoders.items()}
         return {name: head.maps(seen, x)[0] for name, head in heads.items()} | self._told(seen)
 
-    def last(self, head: str) -> tuple[Tensor, Tensor]:
+    def last_of(self, head: str) -> tuple[Tensor, Tensor]:
         """Weights and biases that make logits of them."""
         weight, bias = self.get_submodule(last_layer(head)).parameters()
         return weight, bias

@@ -194,7 +194,7 @@ def _heads(config: Config, palette: Palette) -> Heads:
 def _shifted(network: UNet, head: str, shift: Float32[np.ndarray, "classes"]) -> UNet:
     """A copy of a U-Net whose logits of one head differ by a constant for each class."""
     copy = deepcopy(network)
-    _, bias = copy.last(head)
+    _, bias = copy.last_of(head)
     bias.data += torch.from_numpy(shift)
     return copy
 
