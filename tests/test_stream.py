@@ -179,3 +179,11 @@ def test_a_grid_that_sees_nothing_gets_what_lies_outside(start):
         found = resample(data, Grid(data.shape, np.eye(4)), Grid((count, 9, 9), affine), 7.0)
         assert found.shape == (count, 9, 9)
         assert (found == 7).all()
+
+
+def test_what_is_nowhere_is_outside_everywhere():
+    nothing = np.zeros((0, 9, 9), dtype=np.uint8)
+    found = resample(nothing, Grid(nothing.shape, np.eye(4)), Grid((2, 3, 4), np.eye(4)), 7.0)
+
+    assert found.shape == (2, 3, 4)
+    assert (found == 7).all()

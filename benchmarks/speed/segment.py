@@ -1,8 +1,9 @@
 """How long `fewlabel segment` takes: whole process, cold, 256x256x256 voxels of 1 mm.
 
-    python -m benchmarks.speed.segment [--model NAME|FOLDER] [--threads 2] [--runs 5]
+    python -m benchmarks.speed.segment [--model NAME|FOLDER] [--threads 2] [--runs 5] [--mm 1.0]
 
-The scan is the embedded example in a made-up skull, 16-bit and gzipped. Each run is a process of
+The scan is the embedded example in a made-up skull, 16-bit and gzipped, or the same on smaller or
+larger voxels (`--mm`). Each run is a process of
 its own on as many cores as threads; a first one, which reads all files from disk, is not counted.
 Rows go to benchmarks/results/segment_speed.csv: medians of wall time and peak resident memory, then
 of each stage. "import" is what the stages leave of the wall time: starting Python, importing,
@@ -21,7 +22,7 @@ from statistics import median
 
 import nibabel
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, zoom
 
 from benchmarks.common import RESULTS, add_rows, provenance
 from fewlabel.predict import EXAMPLE
@@ -30,8 +31,8 @@ TABLE = RESULTS / "segment_speed.csv"
 STAGES = ("import", "read", "start", "conform", "network", "restore", "picture", "write")
 
 
-def whole_head() -> nibabel.Nifti1Image:
-    """The example in 256 voxels along each axis: fluid, bone, fat and skin round the brain."""
+def whole_head(mm: float = 1.0) -> nibabel.Nifti1Image:
+    """The example in 256 mm along each axis: fluid, bone, fat and skin round the brain."""
     image = nibabel.load(EXAMPLE)
     brain = np.asarray(image.dataobj)
     shape, start = np.array(brain.shape), np.array([30, 12, 50])
@@ -45,6 +46,11 @@ def whole_head() -> nibabel.Nifti1Image:
     head = np.where(head > 0, head, layers) + np.random.default_rng(0).normal(0, 12, head.shape)
     affine = image.affine.copy()
     affine[:3, 3] -= start
+    if mm != 1:
+        head = zoom(head, 1 / mm, order=1, grid_mode=True, mode="nearest")
+        step = np.array([256 / n for n in head.shape])
+        affine[:3, 3] += affine[:3, :3] @ (step - 1) / 2  # its first voxel, not its corner
+        affine[:3, :3] *= step
     return nibabel.Nifti1Image(np.abs(head).astype(np.int16), affine)
 
 
@@ -78,11 +84,12 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--mm", type=float, default=1.0, help="edge of a voxel")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         scan = Path(place) / "head_T1w.nii.gz"
-        nibabel.save(whole_head(), scan)
+        nibabel.save(whole_head(asked.mm), scan)
         runs = [
             run_once(scan, Path(place) / "out", asked.model, asked.threads)
             for _ in range(1 + asked.runs)

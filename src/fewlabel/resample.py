@@ -19,6 +19,8 @@ def resample(
         target: Where to go; its axes point roughly where those of `source` do.
         outside: What target voxels get that `source` does not reach.
     """
+    if not data.size:
+        return np.full(target.shape, outside, dtype=data.dtype)
     matrix = np.linalg.inv(source.affine) @ target.affine
     scale, offset = np.diag(matrix)[:3], matrix[:3, 3]
     off_axis = np.abs(matrix[:3, :3] - np.diag(scale)) @ np.array(target.shape)
