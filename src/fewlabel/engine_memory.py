@@ -16,7 +16,7 @@ from fewlabel.errors import ConfigError
 from fewlabel.patches import tile_starts
 from fewlabel.shares import Index
 
-_BASE_BYTES, _VOXEL_BYTES = 400e6, 6
+_BASE_BYTES, _VOXEL_BYTES = 400e6, 10
 """What a process takes without a network: programs; and for each voxel of the field scan, image
 and results."""
 SHARES_PART = 0.08
@@ -92,14 +92,15 @@ def _computed(field: Index, window: Index) -> int:
 def _bytes(field: Index, window: Index, each: BytesPerVoxel) -> float:
     """What the network takes in one window, and what is kept of others meanwhile.
 
-    These are the windows beside it, and those planes of the windows before that it sees again.
+    These are the windows beside it, which are copied from what the network gives, and those planes
+    of the windows before that it sees again.
     """
     rows, *across = (tile_starts(*pair) for pair in zip(field, window, strict=True))
     beside = math.prod(map(len, across))
     again = window[0] - rows[1] + rows[0] if len(rows) > 1 else 0
     planes, area = min(PLANES, window[0]), math.prod(window[1:])
     alone = len(rows) * beside == 1
-    whole = (each.body + (0 if alone else each.kept * beside)) * math.prod(window)
+    whole = (each.body + (0 if alone else each.kept * (beside + 1))) * math.prod(window)
     before = (each.fine_kept or each.kept) * beside * again * area
     return whole + before + (each.fine + each.fine_kept * beside) * planes * area
 

@@ -160,7 +160,6 @@ def _blended(planes: tuple[int, int], shape: Index, window: Index, tiles: list[_
     begin, end = planes
     if len(tiles) == 1:
         return tiles[0].features(begin - tiles[0].start[0], end - tiles[0].start[0])
-    weights = tile_weights(window)
     total = np.zeros((end - begin, *shape[1:]), dtype=np.float32)
     sums: np.ndarray | None = None
     for tile in tiles:
@@ -169,7 +168,7 @@ def _blended(planes: tuple[int, int], shape: Index, window: Index, tiles: list[_
             continue
         first = tile.end - window[0]
         seen = tile.features(low - tile.start[0], high - tile.start[0])
-        weight = weights[low - first : high - first]
+        weight = tile_weights(window, slice(low - first, high - first))
         if sums is None:
             sums = np.zeros((len(seen), *total.shape), dtype=np.float32)
         total[there] += weight

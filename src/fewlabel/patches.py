@@ -141,17 +141,21 @@ def tile_starts(size: int, patch: int, overlap: float | None = None) -> list[int
     return [round(n * (size - patch) / steps) for n in range(steps + 1)]
 
 
-def tile_weights(patch: Index) -> Float32[np.ndarray, "i j k"]:
+def tile_weights(patch: Index, planes: slice = slice(None)) -> Float32[np.ndarray, "planes j k"]:
     """How much a patch's prediction counts at each of its voxels: most in the middle.
 
     A Gaussian with a standard deviation of 1/8 of the patch, as networks err where they see
     little around.
+
+    Args:
+        patch: Voxels of the patch.
+        planes: Those along the first axis that are wanted.
     """
     i, j, k = (
         np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2).astype(np.float32)
         for n in patch
     )
-    weights: np.ndarray = i[:, None, None] * j[:, None] * k
+    weights: np.ndarray = i[planes, None, None] * j[:, None] * k
     np.maximum(weights, np.float32(1e-4), out=weights)
     return weights
 
