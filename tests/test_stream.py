@@ -129,7 +129,7 @@ def test_a_limit_of_memory_halves_the_window_until_it_fits(onnx_of):
     path = onnx_of(3)
 
     assert stream_engine(path, "bands", rule, Compute(threads=1)).window == (64, 128, 64)
-    tight = Compute(threads=1, max_memory_gb=0.446)
+    tight = Compute(threads=1, max_memory_gb=0.443)
     i, j, k = stream_engine(path, "bands", rule, tight).window
     assert i * j * k < 64 * 128 * 64
     with pytest.raises(ConfigError, match=r"limit of memory is 0\.1 GB; this model needs 0\.44 GB"):
