@@ -45,6 +45,7 @@ from fewlabel.recipes.neonatal import STAGE
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE, SEEN = (RESULTS / f"neonate-drawem9_{name}.csv" for name in ("folds", "seen"))
 VERSION = "1.3"
+"""Of the model that is trained so."""
 LEVELS = (
     (3.4375, 1200, 3e-3),
     (1.71875, 450, 2e-3),
