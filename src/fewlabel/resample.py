@@ -26,9 +26,7 @@ def resample(
     off_axis = np.abs(matrix[:3, :3] - np.diag(scale)) @ np.array(target.shape)
     if off_axis.max() > 0.01:
         return _resample_tilted(data, source, target, outside)
-    # What makes least of it comes first; then the last axis, as the first is the fastest.
-    growth = [round(n / m, 2) for n, m in zip(target.shape, source.shape, strict=True)]
-    axes = sorted(range(3), key=lambda axis: (growth[axis], -axis))
+    axes = sorted(range(3), key=lambda n: target.shape[n] / source.shape[n])
     for axis in axes:
         line = _Line(
             source.shape[axis], target.shape[axis], float(scale[axis]), float(offset[axis])
