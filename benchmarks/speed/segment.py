@@ -4,9 +4,9 @@
 
 The scan is the embedded example in a made-up skull, 16-bit and gzipped, or the same on smaller or
 larger voxels (`--mm`). Each run is a process of its own on as many cores as threads; a first one,
-which reads all files from disk, is not counted. Rows go to benchmarks/results/segment_speed.csv: medians of wall time and peak resident memory, then
-of each stage. "import" is what the stages leave of the wall time: starting Python, importing,
-finding the model, leaving.
+which reads all files from disk, is not counted. Rows go to benchmarks/results/segment_speed.csv:
+medians of wall time and peak resident memory, then of each stage. "import" is what the stages leave
+of the wall time: starting Python, importing, finding the model, leaving.
 """
 
 import argparse
