@@ -199,17 +199,18 @@ class TestWithTorch:
 
         torch.manual_seed(0)
         shape = {"fine": fine, "fine_norm": not fine, "first": 7 if fine else 3}
-        network = UNet({"phantom8": 9}, channels=[4, 8], **shape).eval()
-        onnx = exported(tmp_path / "m", network, tmp_path).onnx
+        network = UNet({"phantom8": 9}, channels=[4, 8], age=True, **shape).eval()
+        onnx = exported(tmp_path / "m", network, tmp_path, ages_weeks=(28.0, 44.0)).onnx
         size, window = (24, 16, 12), (16, 16, 8)
         rule = GridRule(spacing_mm=1, multiple=4, field_mm=size, window=window)
         image = np.random.default_rng(0).random((1, *size), dtype=np.float32)
 
         engine = torch_engine(network, "phantom8", 1, EXACT, None, window)
 
-        on_cpu = dense(stream_engine(onnx, "phantom8", rule, EXACT).run(image))
+        on_cpu, found = stream_engine(onnx, "phantom8", rule, EXACT).run(image), engine.run(image)
         assert engine.window == window
-        assert np.abs(dense(engine.run(image)).astype(int) - on_cpu).max() <= 1
+        assert np.abs(dense(found).astype(int) - dense(on_cpu)).max() <= 1
+        assert found.age_weeks == pytest.approx(on_cpu.age_weeks, abs=1e-3)
 
     def test_a_missing_gpu_is_said_so(self, small):
         import torch

@@ -89,7 +89,7 @@ def level(number: int, scale: float = 1) -> dict[str, Any]:
 def trained(bench: Bench, name: str, cases: Sequence[Case]) -> Path:
     """The run of the last level; a finished one needs no earlier ones any more."""
     levels = [level(number, bench.asked.scale) for number in range(len(LEVELS))]
-    run = bench.work / list(of_levels(name, levels))[-1]
+    run = bench.work / of_levels(name, levels)[-1]
     if (run / STAGE / "final.safetensors").exists():
         bench.manifest(name, cases)  # to export it
         return run

@@ -50,6 +50,7 @@ from fewlabel.export import Choice, export_run
 from fewlabel.model import read_model
 from fewlabel.train.history import History
 from fewlabel.train.progress import shown
+from fewlabel.train.stage import numbered
 from fewlabel.train_run import Means, train_run
 
 ROOT = Path(__file__).parents[2]
@@ -122,13 +123,9 @@ def whole_brain(
     }
 
 
-def of_levels(name: str, levels: Sequence[dict[str, Any]]) -> Iterator[str]:
+def of_levels(name: str, levels: Sequence[dict[str, Any]]) -> list[str]:
     """Names of the runs of one network: by voxel size, and by number if that comes again."""
-    seen: list[str] = []
-    for level in levels:
-        seen.append(f"{name}-{level['working']['spacing_mm']:g}mm")
-        times = seen.count(seen[-1])
-        yield seen[-1] if times == 1 else f"{seen[-1]}-{times}"
+    return numbered(f"{name}-{level['working']['spacing_mm']:g}mm" for level in levels)
 
 
 class Bench:

@@ -239,6 +239,7 @@ class _Move:
     def __init__(self, working: Grid, native: Grid) -> None:
         self.working, self.native = working, native
         self._to_native = np.linalg.inv(native.affine) @ working.affine
+        self._to_working = np.linalg.inv(self._to_native)
         ratio = max(native.spacing_mm) / min(working.spacing_mm)
         self._reach = math.ceil(max(1.0, ratio))  # voxels of the network that one of the scan sees
 
@@ -251,7 +252,7 @@ class _Move:
         self, shares: np.ndarray | Shares, number: int, box: _Box
     ) -> Shaped[np.ndarray, "a b c"]:
         """One class in a box of the scan."""
-        first, last = _bounds(np.linalg.inv(self._to_native), box)
+        first, last = _bounds(self._to_working, box)
         margin = 2 * self._reach  # the smoothing before a coarser scan looks farther than it does
         low, high = _clipped(first - margin, last + margin, shares.shape[1:])
         around = cut_of(shares, number, index(low), index(high - low))

@@ -127,23 +127,20 @@ def cpu_settings(compute: Compute) -> dict[str, Any]:
     return settings
 
 
-def with_shares(
-    network: Any, logits: Any, inputs: Sequence[Any] | None = None, also: Sequence[Any] = ()
-) -> Any:
+def with_shares(network: Any, logits: Any, inputs: Sequence[Any] | None = None) -> Any:
     """The network up to `logits`, then probabilities from 0 to 255: in the graph, as it is fast.
 
     Args:
         network: Of OpenVINO.
         logits: An output within it.
         inputs: Other parameters than those of the network.
-        also: Further outputs to give, as they are.
     """
     from fewlabel.ov import op, openvino
 
     scaled = op.multiply(op.softmax(logits, 1), op.constant(np.float32(255)))
     shares = op.convert(op.round(scaled, "half_to_even"), "u8")
     inputs = inputs or network.get_parameters()
-    return openvino.Model([op.result(one) for one in (shares, *also)], inputs, "shares")
+    return openvino.Model([op.result(shares)], inputs, "shares")
 
 
 def last_line(problem: Exception) -> str:

@@ -56,10 +56,10 @@ def fitting_window(rule: GridRule, cut: Cut, compute: Compute, limit: float) -> 
     room = limit * (1 - SHARES_PART) - base
     if _bytes(field, rule.seen, each) <= room:
         return rule.seen
-    smaller = [window for window in _smaller(rule) if window != rule.seen]
-    fitting = [window for window in smaller if _bytes(field, window, each) <= room]
+    needed_by = {window: _bytes(field, window, each) for window in _windows(rule)}
+    fitting = [window for window, needed in needed_by.items() if needed <= room]
     if not fitting:
-        needed = min(_bytes(field, window, each) for window in smaller or [rule.seen])
+        needed = min(needed_by.values())
         least_gb = (needed + base) / (1 - SHARES_PART) / 1e9
         raise ConfigError(
             f"The limit of memory is {limit / 1e9:.2g} GB; this model needs"
@@ -67,10 +67,10 @@ def fitting_window(rule: GridRule, cut: Cut, compute: Compute, limit: float) -> 
             fix="raise --max-memory.",
         )
     thick = [window for window in fitting if min(window) >= 4 * rule.multiple]
-    return min(thick or fitting, key=lambda one: (_computed(field, one), _bytes(field, one, each)))
+    return min(thick or fitting, key=lambda one: (_computed(field, one), needed_by[one]))
 
 
-def _smaller(rule: GridRule) -> Iterator[Index]:
+def _windows(rule: GridRule) -> Iterator[Index]:
     """Windows of the rule's size and less that overlap just as much as they must.
 
     Half of 384 voxels would take three windows along an axis, as many as 144 do.

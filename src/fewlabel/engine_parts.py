@@ -17,10 +17,10 @@ from fewlabel.engine import (
     logits_of,
     with_shares,
 )
-from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, fine_model, fine_part
+from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
 from fewlabel.engine_fold import fold
 from fewlabel.engine_norms import steady
-from fewlabel.engine_windows import Features, Head, Maps, Parts
+from fewlabel.engine_windows import Features, Head, Parts
 from fewlabel.errors import ModelFolderError
 from fewlabel.shares import Index
 from fewlabel.style import Offsets

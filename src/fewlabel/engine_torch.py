@@ -1,5 +1,7 @@
 """Running a network with torch, where a GPU is asked for. Imported only then."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float32, Shaped, UInt8
@@ -42,28 +44,27 @@ def torch_engine(
     added = torch.from_numpy(np.zeros(1, np.float32) if offsets is None else offsets)
     added = added.to(compute.device).reshape(-1, 1, 1, 1)
 
-    def seen(image: Float32[np.ndarray, "channels i j k"]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
-
     @torch.inference_mode()
+    def asked(
+        look: Callable[[Tensor], dict[str, Tensor]], image: Float32[np.ndarray, "channels i j k"]
+    ) -> tuple[Tensor, float | None]:
+        seen = torch.from_numpy(np.ascontiguousarray(image))[None].to(compute.device)
+        with torch.autocast(compute.device, torch.bfloat16, enabled=half):
+            found = look(seen)
+        return found[head][0].float(), float(found[AGE][0]) if AGE in found else None
+
     def whole(image: Float32[np.ndarray, "channels i j k"]) -> Answer:
-        with torch.autocast(compute.device, torch.bfloat16, enabled=half):
-            found = network(seen(image))
-        shares = _shares(found[head][0].float() + added)
-        return Answer(shares, float(found[AGE][0]) if AGE in found else None)
+        logits, age = asked(network, image)
+        return Answer(_shares(logits + added), age)
 
-    @torch.inference_mode()
     def body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
-        with torch.autocast(compute.device, torch.bfloat16, enabled=half):
-            found = network.features(seen(image))
-        maps = found[head][0].float().cpu().numpy()
-        age = float(found[AGE][0]) if AGE in found else None
-        return lambda begin, end: maps[:, begin:end], age
+        maps, age = asked(network.features, image)
+        kept = maps.cpu().numpy()
+        return lambda begin, end: kept[:, begin:end], age
 
     weight, bias = (one.detach() for one in network.last_of(head))
     weight, bias = weight.flatten(1), bias[:, None] + added.reshape(-1, 1)
 
-    @torch.inference_mode()
     def last(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
         return _shares(weight @ torch.from_numpy(some).to(compute.device) + bias)
 

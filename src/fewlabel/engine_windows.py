@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from fewlabel.engine import Answer, Run
+from fewlabel.engine_fine import Maps
 from fewlabel.patches import tile_starts, tile_weights
 from fewlabel.shares import Index, Probabilities, Shares, index
 
@@ -21,9 +22,6 @@ _AT_ONCE_BYTES = 64e6
 """Of features and probabilities of some planes."""
 _FEATURE_BYTES = 128
 """Of features of a voxel, about: 32 maps."""
-
-Maps = Shaped[np.ndarray, "_ _ _ _"]
-"""Channels and three axes of space."""
 
 Features = Callable[[int, int], Maps]
 """From the first plane and that after the last to what the last layer looks at there."""

@@ -36,7 +36,16 @@ from fewlabel.settings import Settings
 from fewlabel.source import read_source
 from fewlabel.synthesis import SynthesisConfig
 from fewlabel.train.config import OptimizerConfig
-from fewlabel.train.stage import Batch, Export, Losses, Networks, Stage, Turn, Workplace
+from fewlabel.train.stage import (
+    Batch,
+    Export,
+    Losses,
+    Networks,
+    Stage,
+    Turn,
+    Workplace,
+    numbered,
+)
 
 _APART = 10_000_000
 """Numbers of images between two levels, so that none sees those of another."""
@@ -120,7 +129,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     def weights() -> Tensor:
         return torch.from_numpy(class_weights(heads(), palette, protocol)).to(work.device)
 
-    for number, (level, name) in enumerate(zip(config.levels, _names(config.levels), strict=True)):
+    names = numbered(f"{level.spacing_mm:g}mm" for level in config.levels)
+    for number, (level, name) in enumerate(zip(config.levels, names, strict=True)):
         near = cache(lambda level=level: heads().for_spacing(level.spacing_mm))
         rule = GridRule(spacing_mm=level.spacing_mm, field_mm=level.field_mm, multiple=net.stride)
         painter = Painter(
@@ -197,21 +207,6 @@ def _shifted(network: UNet, head: str, shift: Float32[np.ndarray, "classes"]) ->
     _, bias = copy.last_of(head)
     bias.data += torch.from_numpy(shift)
     return copy
-
-
-def _names(levels: tuple[Level, ...]) -> list[str]:
-    """Stage names: the spacing, numbered where it comes again.
-
-    >>> level = Level(spacing_mm=2, steps=1, learning_rate=1)
-    >>> _names((level, level))
-    ['2mm', '2mm-2']
-    """
-    seen: list[str] = []
-    for level in levels:
-        name = f"{level.spacing_mm:g}mm"
-        times = sum(other.split("-")[0] == name for other in seen)
-        seen.append(f"{name}-{times + 1}" if times else name)
-    return seen
 
 
 def cohort(config: Config, run: Path) -> Cohort:  # noqa: ARG001  (as other recipes have it)

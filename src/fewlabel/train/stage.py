@@ -1,6 +1,7 @@
 """What a recipe hands to the loop, and what it is given."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,3 +143,16 @@ class Export:
     any_modality: bool = False
     ages_weeks: tuple[float, float] | None = None
     contrast: Contrast | None = None
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The same names, numbered where one comes again, so that each can be a stage's.
+
+    >>> numbered(("4mm", "2mm", "2mm"))
+    ['4mm', '2mm', '2mm-2']
+    """
+    times, found = Counter[str](), []
+    for name in names:
+        times[name] += 1
+        found.append(name if times[name] == 1 else f"{name}-{times[name]}")
+    return found
