@@ -91,6 +91,11 @@ class Cache:
                 total -= size
 
 
+def default_cache() -> Path:
+    """`fewlabel` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewlabel"
+
+
 def _move(draft: Path, place: Path) -> None:
     try:
         draft.rename(place)

@@ -137,10 +137,8 @@ def _fixed(output: Any) -> bool:
     return bool(inputs) and all(_fixed(one) for one in inputs)
 
 
-def fine_model(
-    network: Any, features: Any, fine: Fine, window: Sequence[int], kind: type
-) -> tuple[Any, int]:
-    """That part as a network of its own, and how many planes it computes at once.
+def fine_model(network: Any, features: Any, fine: Fine, window: Sequence[int], kind: type) -> Any:
+    """That part as a network of its own, for some planes at a time.
 
     Args:
         network: Of OpenVINO; a copy, as it is changed.
@@ -165,7 +163,7 @@ def fine_model(
     model = openvino.Model([result], [one.get_node() for one in shapes], "fine")
     model.reshape({one: openvino.PartialShape(shape) for one, shape in shapes.items()})
     fold(model)
-    return model, size[0]
+    return model
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,8 +49,6 @@ def fitting_window(rule: GridRule, cut: Cut, compute: Compute, limit: float) -> 
     Raises:
         ConfigError: If the limit is too low for the smallest.
     """
-    if limit == math.inf:
-        return rule.seen
     each, field = bytes_per_voxel(cut, compute, rule.multiple), rule.field
     base = _BASE_BYTES + _VOXEL_BYTES * math.prod(field)
     room = limit * (1 - SHARES_PART) - base
@@ -131,7 +129,7 @@ def bytes_per_voxel(cut: Cut, compute: Compute, multiple: int) -> BytesPerVoxel:
         return BytesPerVoxel(*found)
     network = cut.network.clone()
     window = (PLANES, side, side)
-    fine, _ = fine_model(network, cut.features(network), cut.fine, window, np.float16)
+    fine = fine_model(network, cut.features(network), cut.fine, window, np.float16)
     return BytesPerVoxel(*found, *(n / math.prod(window) for n in needed(fine.outputs, fine)))
 
 

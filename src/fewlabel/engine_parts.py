@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32
 
 from fewlabel.engine import (
     Compute,
-    age_in,
     ages_of,
     channels_of,
     cpu_settings,
@@ -17,10 +16,10 @@ from fewlabel.engine import (
     logits_of,
     with_shares,
 )
-from fewlabel.engine_fine import Fine, FineFeatures, FinePlanes, Maps, fine_model, fine_part
+from fewlabel.engine_compiled import Compiled, head_settings
+from fewlabel.engine_fine import Fine, fine_model, fine_part
 from fewlabel.engine_fold import fold
 from fewlabel.engine_norms import steady
-from fewlabel.engine_windows import Features, Head, Parts
 from fewlabel.errors import ModelFolderError
 from fewlabel.shares import Index
 from fewlabel.style import Offsets
@@ -109,65 +108,46 @@ def _edges(convolution: Any) -> set[int]:
     return set(list(convolution.input_value(1).get_shape())[2:])
 
 
-def compiled_parts(core: Any, cut: Cut, window: Index, compute: Compute, *, alone: bool) -> Parts:
-    """All parts, ready to run.
+def compile_parts(core: Any, cut: Cut, window: Index, compute: Compute) -> Compiled:
+    """All parts.
 
     Args:
         core: Of OpenVINO.
         cut: The network.
         window: Voxels of the images that the body gets.
         compute: Threads and precision.
-        alone: Features of one image are not needed any more when the next one is looked at.
     """
-    from fewlabel.ov import op, openvino
-
     kind = np.float32 if compute.precision == "exact" else np.float16
     settings = cpu_settings(compute)
+    body = core.compile_model(_body(cut, window, kind), "CPU", settings)
+    head = core.compile_model(_head(core, cut, kind), "CPU", head_settings(compute))
+    planes = None
+    if cut.fine is not None:
+        network = cut.network.clone()
+        model = fine_model(network, cut.features(network), cut.fine, window, kind)
+        planes = core.compile_model(model, "CPU", settings)
+    return Compiled(body, head, planes, cut.fine)
+
+
+def _body(cut: Cut, window: Index, kind: type) -> Any:
+    """What needs a whole image, as a network of its own."""
+    from fewlabel.ov import op, openvino
+
     body = cut.network.clone()
     body.reshape({"image": [1, cut.channels, *window]})
     steady(body)
-    ages = ages_of(body)
     name = np.dtype(kind).name.replace("float", "f")
     maps = [op.convert(one, name).output(0) for one in cut.ends(body)]
-    ends = [op.result(one) for one in (*maps, *ages)]
+    ends = [op.result(one) for one in (*maps, *ages_of(body))]
     body = openvino.Model(ends, body.get_parameters(), "body")
     fold(body)
-    compiled = core.compile_model(body, "CPU", settings)
-    request = compiled.create_infer_request()
-    exact = compute.model_copy(update={"precision": "exact"})
-    head, n_classes = _head(core, cut, kind, cpu_settings(exact))
-    planes = _planes(core, cut, window, kind, settings)
-
-    def run_body(image: Float32[np.ndarray, "channels i j k"]) -> tuple[Features, float | None]:
-        request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
-        found: list[Maps] = [one.data[0] for one in request.output_tensors[: len(maps)]]
-        found = found if alone else [one.copy() for one in found]
-        age = age_in(request) if ages else None
-        if planes is not None:
-            return FineFeatures(planes, image, found), age
-        return lambda begin, end: found[0][:, begin:end], age
-
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    version = openvino.__version__.split("-")[0]
-    return Parts(run_body, head, n_classes, f"OpenVINO {version}, {precision}")
+    return body
 
 
-def _planes(
-    core: Any, cut: Cut, window: Index, kind: type, settings: dict[str, Any]
-) -> FinePlanes | None:
-    if cut.fine is None:
-        return None
-    network = cut.network.clone()
-    model, length = fine_model(network, cut.features(network), cut.fine, window, kind)
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return FinePlanes(request, cut.fine, length)
+def _head(core: Any, cut: Cut, kind: type) -> Any:
+    """The last layer and the softmax, as a network of its own that looks at some voxels.
 
-
-def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[Head, int]:
-    """The last layer and the softmax, and the number of classes.
-
-    As a product of matrices: features stay in the order in which they come. In 32 bits, as 16 make
-    logits equal where two classes compete.
+    As a product of matrices: features stay in the order in which they come.
     """
     from fewlabel.ov import op
 
@@ -181,21 +161,7 @@ def _head(core: Any, cut: Cut, kind: type, settings: dict[str, Any]) -> tuple[He
         weight, added = layer
         product = op.matmul(op.constant(weight), logits, False, False)
         logits = op.add(product, op.constant(added[:, None]))
-    model = with_shares(cut.network, logits.output(0), [features])
-    per_voxel = core.compile_model(model, "CPU", settings).create_infer_request()
-
-    def run(some: Shaped[np.ndarray, "c voxels"]) -> UInt8[np.ndarray, "classes voxels"]:
-        shares = np.empty((n_classes, some.shape[1]), dtype=np.uint8)
-        chunk: np.ndarray = np.zeros((1, len(some), voxels), dtype=kind)
-        for begin in range(0, some.shape[1], voxels):
-            here = some[:, begin : begin + voxels]
-            chunk[0, :, : here.shape[1]] = here
-            per_voxel.infer([chunk], share_inputs=True)
-            answer = per_voxel.get_output_tensor(0).data[0]
-            shares[:, begin : begin + voxels] = answer[:, : here.shape[1]]
-        return shares
-
-    return run, n_classes
+    return with_shares(cut.network, logits.output(0), [features])
 
 
 def _affine(

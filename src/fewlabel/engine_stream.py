@@ -7,13 +7,15 @@ resolution of all other layers are computed a few planes at a time, too.
 """
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fewlabel.conform import GridRule
 from fewlabel.engine import Compute, Engine
+from fewlabel.engine_compiled import compiled
 from fewlabel.engine_memory import SHARES_PART, fitting_window
-from fewlabel.engine_parts import compiled_parts, split
+from fewlabel.engine_parts import compile_parts, split
 from fewlabel.engine_windows import in_windows
 from fewlabel.style import Offsets
 
@@ -37,9 +39,15 @@ def stream_engine(
     from fewlabel.ov import openvino
 
     core: Any = openvino.Core()
-    cut = split(core, onnx, head, offsets)
-    limit = math.inf if compute.max_memory_gb is None else compute.max_memory_gb * 1e9
-    window = fitting_window(rule, cut, compute, limit)
-    parts = compiled_parts(core, cut, window, compute, alone=window == rule.field)
+    cut = cache(lambda: split(core, onnx, head, offsets))
+    limit, window = math.inf, rule.seen
+    if compute.max_memory_gb is not None:
+        limit = compute.max_memory_gb * 1e9
+        window = fitting_window(rule, cut(), compute, limit)
+    about = head, window, None if offsets is None else offsets.tobytes()
+    network = compiled(
+        core, onnx, about, compute, lambda: compile_parts(core, cut(), window, compute)
+    )
+    parts = network.parts(alone=window == rule.field)
     run = in_windows(parts, window, limit * SHARES_PART)
-    return Engine(run, parts.means, window, cut.channels, cut.tells_age)
+    return Engine(run, parts.means, window, network.channels, network.tells_age)

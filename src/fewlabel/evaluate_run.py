@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from fewlabel.cache import default_cache
 from fewlabel.cohort import Case, read_cohort
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, ConfigError, FewlabelError, ModelFolderError
@@ -21,7 +22,6 @@ from fewlabel.segmenter import Segmenter
 from fewlabel.train.checkpoint import load_weights
 from fewlabel.train.stage import Export, Workplace
 from fewlabel.train.weights import load_state
-from fewlabel.train_run import default_cache
 
 Part = Literal["test", "val"]
 

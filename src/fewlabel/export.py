@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
+from fewlabel.cache import default_cache
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.model import AgeCard, ModelCard, ModelFolder, write_model
 from fewlabel.nets.unet import UNet
@@ -23,7 +24,6 @@ from fewlabel.train.checkpoint import load_checkpoint, load_weights
 from fewlabel.train.history import History, Row
 from fewlabel.train.stage import Export, Workplace
 from fewlabel.train.weights import State, load_state
-from fewlabel.train_run import default_cache
 from fewlabel.version import VERSION
 
 LARGEST_DIFFERENCE, RELATIVE_DIFFERENCE = 1e-3, 1e-4

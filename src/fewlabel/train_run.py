@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fewlabel.cache import default_cache
 from fewlabel.cpu import cores
 from fewlabel.errors import ConfigError
 from fewlabel.recipes import Plan, read_plan
@@ -141,8 +142,3 @@ def _device(wanted: str | None) -> str:
 def first_process() -> bool:
     """Whether no other process of this run, if there are several, comes before this one."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
-
-
-def default_cache() -> Path:
-    """Where conformed scans are kept: `fewlabel` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewlabel"
