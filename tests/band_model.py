@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule
 from fewlabel.grid import Grid
 from fewlabel.labels import Label, LabelProtocol
-from fewlabel.model import ModelCard, ModelFolder, write_model
+from fewlabel.model import ModelFolder, write_model
 from fewlabel.volume import Scan
 
 BANDS = LabelProtocol(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fewlabel.card import AgeCard, ModelCard, PredictedAge
 from fewlabel.circumstances import Circumstances, unlike_trained
 from fewlabel.conform import GridRule
 from fewlabel.datasets.phantom import phantom
@@ -19,7 +20,7 @@ from fewlabel.engine_windows import MeanAge
 from fewlabel.errors import ModelFolderError
 from fewlabel.export import AGE_ERROR, Choice, error_weeks, write_export
 from fewlabel.labels import load_protocol
-from fewlabel.model import AgeCard, ModelCard, PredictedAge, read_model
+from fewlabel.model import read_model
 from fewlabel.nets.unet import UNet
 from fewlabel.people import Age
 from fewlabel.predict import segment, segment_files

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from fewlabel.augment import NOTHING, AugmentConfig, augment, mirrored, repainted
-from fewlabel.losses import dice_and_cross_entropy, supervise
+from fewlabel.losses import dice_and_cross_entropy
+from fewlabel.objective import supervise
 
 EVERYTHING = AugmentConfig(move=1, chance=1)
 MOVED = AugmentConfig(move=1, chance=0)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule
 from fewlabel.errors import ConfigError, ModelFolderError
 from fewlabel.export import Choice, export_run, write_export
 from fewlabel.labels import Label, LabelProtocol
-from fewlabel.model import ModelCard, read_model
+from fewlabel.model import read_model
 from fewlabel.recipes import RECIPES
 from fewlabel.train import Export
 from fewlabel.train.checkpoint import load_weights

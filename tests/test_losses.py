@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fewlabel.losses import cross_entropy, dice_and_cross_entropy, soft_dice, supervise
+from fewlabel.losses import cross_entropy, dice_and_cross_entropy, soft_dice
+from fewlabel.objective import supervise
 
 
 def logits_of(probabilities):

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from fewlabel.model import AgeCard, ModelFolder, write_model
+from fewlabel.card import AgeCard
+from fewlabel.model import ModelFolder, write_model
 from tests.band_model import CENTERS, band_card
 
 WEEKS = 40.0

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, add_rows, provenance
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule
 from fewlabel.engine import Compute
 from fewlabel.grid import Grid
 from fewlabel.heads import Heads, read_heads
 from fewlabel.metrics import dice
-from fewlabel.model import ModelCard, find_model
+from fewlabel.model import find_model
 from fewlabel.norms import AROUND_BRAIN
 from fewlabel.palette import load_palette
 from fewlabel.segmenter import Segmenter

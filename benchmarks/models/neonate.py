@@ -36,9 +36,10 @@ from benchmarks.papers.richter2022_data import (
     with_age_error,
 )
 from benchmarks.papers.richter2022_tables import by_case, of_folds, of_structures
+from fewlabel.card import Measured
 from fewlabel.cohort import Case
 from fewlabel.export import Choice, export_run
-from fewlabel.model import Measured, read_model, rewrite_card
+from fewlabel.model import read_model, rewrite_card
 from fewlabel.nets.unet import stride_of
 from fewlabel.recipes.neonatal import STAGE
 

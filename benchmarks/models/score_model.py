@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import RESULTS, add_rows, provenance
+from fewlabel.card import Measured
 from fewlabel.evaluate import Protocols, score_folders
-from fewlabel.model import Measured, find_model, rewrite_card
+from fewlabel.model import find_model, rewrite_card
 from fewlabel.predict import segment_files
 from fewlabel.scores import ScoreTable
 

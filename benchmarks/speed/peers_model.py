@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.models.robustness import with_skull
 from benchmarks.speed.train_vs_nnunet import cases_in
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule, conform
 from fewlabel.export import write_export
 from fewlabel.grid import Grid
@@ -16,7 +17,6 @@ from fewlabel.intensity import robust_scale
 from fewlabel.io import read_labels, read_scan
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.losses import dice_and_cross_entropy
-from fewlabel.model import ModelCard
 from fewlabel.nets.unet import UNet
 from fewlabel.source import read_source
 from fewlabel.surgery import Sees, transplant

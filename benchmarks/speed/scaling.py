@@ -25,9 +25,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, add_rows, provenance
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule
 from fewlabel.labels import Label, LabelProtocol
-from fewlabel.model import ModelCard, write_model
+from fewlabel.model import write_model
 from fewlabel.nets.unet import UNet
 from fewlabel.onnx_file import pack, to_onnx
 

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, add_rows, provenance
+from fewlabel.card import ModelCard
 from fewlabel.conform import conform
 from fewlabel.export import write_export
 from fewlabel.grid import Grid
 from fewlabel.io import read_scan
 from fewlabel.labels import load_protocol
-from fewlabel.model import ModelCard
 from fewlabel.nets.vgg_fcn import STAGES, VggFcn
 from fewlabel.predict import EXAMPLE
 from fewlabel.slices import SliceRule, slice_grid

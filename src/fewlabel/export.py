@@ -12,8 +12,9 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from fewlabel.cache import default_cache
+from fewlabel.card import AgeCard, ModelCard
 from fewlabel.errors import ConfigError, ModelFolderError
-from fewlabel.model import AgeCard, ModelCard, ModelFolder, write_model
+from fewlabel.model import ModelFolder, write_model
 from fewlabel.nets.unet import UNet
 from fewlabel.onnx_file import Bits, InOrder, differences, pack, round_weights, to_onnx
 from fewlabel.recipes import Plan, read_plan

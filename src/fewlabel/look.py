@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fewlabel import intensity
+from fewlabel.card import ModelCard
 from fewlabel.conform import GridRule, conform
 from fewlabel.contrast import exchanged, is_exchanged, sureness
 from fewlabel.engine import Engine
@@ -17,7 +18,6 @@ from fewlabel.field import first_look, look_again, main_body
 from fewlabel.grid import Grid
 from fewlabel.mni import onto_mni
 from fewlabel.modalities import Images, require_enough, sorted_in
-from fewlabel.model import ModelCard
 from fewlabel.shares import Probabilities
 from fewlabel.slices import SliceRule, prepare
 from fewlabel.style import lean

@@ -12,7 +12,7 @@ gradient is written down rather than traced: with 139 classes and a 96-voxel cub
 the probabilities is 0.5 GB, and none is kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -107,46 +107,6 @@ def dice_and_cross_entropy(
     if merge is None:
         merge = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
     return Parts(*_OnePass.apply(logits, classes, merge, log))  # type: ignore[no-untyped-call]
-
-
-def supervise(
-    levels: Sequence[Tensor],
-    classes: Classes,
-    merge: Merge | None,
-    loss: Loss,
-    *,
-    upsampled: bool = False,
-    finest: Int[Tensor, "b x y z"] | None = None,
-) -> Float[Tensor, "..."]:
-    """A loss at several resolutions, each counting half as much as the finer one.
-
-    A coarse voxel gets the label of the fine voxel it is centered on. It is unlabeled if that
-    one is, even if others under it are not, so that no label is stretched over unseen tissue.
-
-    Args:
-        levels: Logits, finest first, each with half the resolution of the one before.
-        classes: Labels at the finest resolution; -1 where nobody has looked.
-        merge: As in `cross_entropy`.
-        loss: Of one resolution; or several losses, in one tensor.
-        upsampled: Judge coarse logits by every label they cover, as the published code does,
-            where the paper brings labels to each resolution. The finest costs its price each time.
-        finest: Labels for the finest logits, if those are of a part of the image only.
-
-    Returns:
-        The weighted mean.
-
-    Source:
-        richter2022, eq. 3. Departs from it: weights add up to 1.
-    """
-    total = classes.new_zeros((), dtype=torch.float32)
-    for number, logits in enumerate(levels):
-        step = 2**number
-        near = classes if upsampled else classes[:, ::step, ::step, ::step]
-        spread = F.interpolate(logits, classes.shape[1:]) if upsampled and number else logits
-        if number == 0 and finest is not None:
-            near = finest
-        total = total + 0.5**number * loss(spread, near, merge)
-    return total / sum(0.5**number for number in range(len(levels)))
 
 
 class _Sums(NamedTuple):
@@ -307,4 +267,4 @@ def _gradient_of_piece(
     return value.add_(within.mul_(a * q - weight))
 
 
-__all__ = ["Loss", "Parts", "cross_entropy", "dice_and_cross_entropy", "soft_dice", "supervise"]
+__all__ = ["Loss", "Parts", "cross_entropy", "dice_and_cross_entropy", "soft_dice"]

@@ -19,25 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fewlabel.card import AgeCard, Measured, ModelCard, PredictedAge
+from fewlabel.card import ModelCard
 from fewlabel.errors import ModelFolderError, OutputError
 from fewlabel.norms import Norms
 from fewlabel.whole import write_bytes
-
-__all__ = [
-    "AgeCard",
-    "Measured",
-    "ModelCard",
-    "ModelFolder",
-    "PredictedAge",
-    "copy_model",
-    "find_model",
-    "list_models",
-    "models_folder",
-    "read_model",
-    "require_place",
-    "write_model",
-]
 
 CARD, ONNX, WEIGHTS, QUALITY = "model.json", "model.onnx", "weights.safetensors", "quality.json"
 README = "README.md"

@@ -1,15 +1,17 @@
 """What a U-Net with any number of heads is asked, all at once."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from fewlabel.batches import WINDOW
-from fewlabel.losses import dice_and_cross_entropy, supervise
+from fewlabel.losses import Classes, Loss, Merge, dice_and_cross_entropy
 from fewlabel.nets.unet import AGE, UNet, Window, inside
 from fewlabel.settings import Settings
 from fewlabel.train.stage import Batch, Losses
@@ -78,6 +80,46 @@ def age_error(found_weeks: Float[Tensor, "b"], age_weeks: Float[Tensor, "b"]) ->
     known = ~age_weeks.isnan()
     error = torch.where(known, found_weeks - age_weeks.nan_to_num(), 0.0)
     return (error**2).sum() / known.sum().clamp(min=1)
+
+
+def supervise(
+    levels: Sequence[Tensor],
+    classes: Classes,
+    merge: Merge | None,
+    loss: Loss,
+    *,
+    upsampled: bool = False,
+    finest: Int[Tensor, "b x y z"] | None = None,
+) -> Float[Tensor, "..."]:
+    """A loss at several resolutions, each counting half as much as the finer one.
+
+    A coarse voxel gets the label of the fine voxel it is centered on. It is unlabeled if that
+    one is, even if others under it are not, so that no label is stretched over unseen tissue.
+
+    Args:
+        levels: Logits, finest first, each with half the resolution of the one before.
+        classes: Labels at the finest resolution; -1 where nobody has looked.
+        merge: As in `cross_entropy`.
+        loss: Of one resolution; or several losses, in one tensor.
+        upsampled: Judge coarse logits by every label they cover, as the published code does,
+            where the paper brings labels to each resolution. The finest costs its price each time.
+        finest: Labels for the finest logits, if those are of a part of the image only.
+
+    Returns:
+        The weighted mean.
+
+    Source:
+        richter2022, eq. 3. Departs from it: weights add up to 1.
+    """
+    total = classes.new_zeros((), dtype=torch.float32)
+    for number, logits in enumerate(levels):
+        step = 2**number
+        near = classes if upsampled else classes[:, ::step, ::step, ::step]
+        spread = F.interpolate(logits, classes.shape[1:]) if upsampled and number else logits
+        if number == 0 and finest is not None:
+            near = finest
+        total = total + 0.5**number * loss(spread, near, merge)
+    return total / sum(0.5**number for number in range(len(levels)))
 
 
 def _both(

@@ -8,6 +8,7 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
+from fewlabel.card import ModelCard, PredictedAge
 from fewlabel.circumstances import Circumstances
 from fewlabel.conform import restore
 from fewlabel.cpu import cores
@@ -17,7 +18,7 @@ from fewlabel.grid import Grid
 from fewlabel.look import Seen, Watch, by_modality, first_of, look_at
 from fewlabel.metrics import volumes_mm3
 from fewlabel.modalities import notes_of
-from fewlabel.model import ModelCard, ModelFolder, PredictedAge
+from fewlabel.model import ModelFolder
 from fewlabel.norms import AROUND_BRAIN, read_norms
 from fewlabel.people import UNKNOWN, Age
 from fewlabel.quality import Quality, judge
