@@ -241,7 +241,13 @@ class _Move:
         self._to_native = np.linalg.inv(native.affine) @ working.affine
         self._to_working = np.linalg.inv(self._to_native)
         ratio = max(native.spacing_mm) / min(working.spacing_mm)
-        self._reach = math.ceil(max(1.0, ratio))  # voxels of the network that one of the scan sees
+        self._reach = 0 if self._is_shift() else math.ceil(max(1.0, ratio))
+        """Voxels of the network beyond its own that one of the scan sees."""
+
+    def _is_shift(self) -> bool:
+        """Whether voxels lie on voxels."""
+        turned, shift = self._to_native[:3, :3] - np.eye(3), self._to_native[:3, 3]
+        return bool(np.abs(turned).max() < 1e-6 and np.abs(shift - np.round(shift)).max() < 5e-5)
 
     def reached(self, box: _Box) -> _Box:
         """The voxels of the scan that may see a box of the network's grid."""

@@ -7,9 +7,10 @@ Of 139 classes almost all are zero almost everywhere, so a field of 8 million vo
 import math
 import os
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice, takewhile
 from threading import Lock
 from typing import IO
 
@@ -95,7 +96,7 @@ class Shares:
         return self.cut(number, (0, 0, 0), self.shape[1:])
 
     def add(self, first: int, slab: UInt8[np.ndarray, "classes n j k"]) -> None:
-        """Take in some planes.
+        """Take in some planes, which come in order.
 
         Args:
             first: Number of the first of them along the field's first axis.
@@ -134,7 +135,7 @@ class Shares:
         """A part of one class; `start` and `shape` must lie within the field."""
         whole = np.zeros(shape, dtype=np.uint8)
         end = [a + n for a, n in zip(start, shape, strict=True)]
-        for part in self._parts[number]:
+        for part in self._among(number, start[0], end[0]):
             low = [max(a, b) for a, b in zip(start, part.start, strict=True)]
             high = [min(a, b) for a, b in zip(end, part.end, strict=True)]
             if all(a < b for a, b in zip(low, high, strict=True)):
@@ -171,6 +172,12 @@ class Shares:
                 if self._file is not None and not isinstance(part.values, np.ndarray):
                     self._file.seek(part.values)
                     self._file.write(piece.values.tobytes())
+
+    def _among(self, number: int, begin: int, end: int) -> Iterator[_Part]:
+        """Parts of a class that have planes from `begin` to before `end`."""
+        parts = self._parts[number]
+        first = bisect_right(parts, begin, key=lambda part: part.end[0])
+        return takewhile(lambda part: part.start[0] < end, islice(parts, first, None))
 
     def _changeable(self, part: _Part) -> UInt8[np.ndarray, "i j k"]:
         values = self._values(part)
