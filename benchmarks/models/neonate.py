@@ -12,7 +12,7 @@
 - **seen**: the model on the weeks it has learned from. Does it no better there, it needs training
   rather than data. Rows go to benchmarks/results/neonate-drawem9_seen.csv.
 
-Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and once more at 0.86 mm on images that are
+Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and twice more at 0.86 mm on images that are
 changed less. Stop it at any time; the same command goes on.
 `--scale` multiplies all steps, to try the script; `--train` leaves exporting and scoring to a
 later call, so that each network can be trained on a machine that only trains.
@@ -45,13 +45,14 @@ from fewlabel.recipes.neonatal import STAGE
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE, SEEN = (RESULTS / f"neonate-drawem9_{name}.csv" for name in ("folds", "seen"))
-VERSION = "1.3"
+VERSION = "1.4"
 """Of the model that is trained so."""
 LEVELS = (
     (3.4375, 1200, 3e-3),
     (1.71875, 450, 2e-3),
     (0.859375, 650, 1.5e-3),
     (0.859375, 550, 1.2e-3),
+    (0.859375, 700, 1.2e-3),
 )
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
@@ -63,10 +64,10 @@ AUGMENT = {
     "drop_modality": 0.4, "synthetic": 0.05, "rotation_deg": 10, "scaling": 0.1,
     "elastic_voxels": 1.0, "bias": 0.2, "gamma": 0.2, "chance": 0.15,
 }  # fmt: skip
-LAST_AUGMENT = AUGMENT | {
+LATE_AUGMENT = AUGMENT | {
     "synthetic": 0.02, "rotation_deg": 5, "scaling": 0.05, "elastic_voxels": 0.6, "chance": 0.05,
 }  # fmt: skip
-"""At the last level: less is changed once all has been seen."""
+"""Where a voxel size comes again: less is changed once all has been seen."""
 DESCRIPTION = (
     "9 tissues of the newborn brain as in the templates of Serag 2012, and the age at scan"
 )
@@ -76,9 +77,10 @@ INPUT = "T1w or T2w scans of newborns of 28 to 44 weeks, or both together"
 def level(number: int, scale: float = 1) -> dict[str, Any]:
     """Settings of one of `LEVELS`; `scale` multiplies its steps."""
     spacing_mm, steps, rate = LEVELS[number]
+    again = number > 0 and LEVELS[number - 1][0] == spacing_mm
     network = NETWORK | (FINEST if spacing_mm == LEVELS[-1][0] else {})
     stride = stride_of(network["channels"], network.get("fine", 0))
-    augment = LAST_AUGMENT if number == len(LEVELS) - 1 else AUGMENT
+    augment = LATE_AUGMENT if again else AUGMENT
     found = whole_brain((spacing_mm, max(4, round(steps * scale)), rate), augment, stride)
     if "fine" in network:
         found["patches"]["size"] = list(WINDOW)
