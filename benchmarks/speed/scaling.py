@@ -84,6 +84,7 @@ def measure(mvoxels: int, n_classes: int, asked: argparse.Namespace, place: Path
         scan_of(shape, scan)
     model_of(n_classes, shape, model)
     limits = {name: str(asked.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    limits["XDG_CACHE_HOME"] = str(place / "cache")
     command = [sys.executable, "-c", ONE_RUN, str(scan), str(model), str(asked.threads)]
     begin = time.perf_counter()
     done = subprocess.run(
