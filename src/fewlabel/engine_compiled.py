@@ -126,7 +126,8 @@ def compiled(
         _write(folder, fresh[0])
 
     try:
-        place = Cache(default_cache()).entry(_key(core, file, (*about, compute)), keep)
+        asked = *about, compute.threads, compute.precision
+        place = Cache(default_cache()).entry(_key(core, file, asked), keep)
     except (OutputError, RuntimeError):  # no cache that can be written to, or no home
         return fresh[0] if fresh else make()
     found = fresh[0] if fresh else _read(core, place, compute)
