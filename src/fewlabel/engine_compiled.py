@@ -137,9 +137,14 @@ def compiled(
     return found
 
 
-def head_settings(compute: Compute) -> dict[str, Any]:
-    """For the last layer: in 32 bits, as 16 make logits equal where two classes compete."""
-    return cpu_settings(compute.model_copy(update={"precision": "exact"}))
+def settings_of(compute: Compute) -> dict[str, dict[str, Any]]:
+    """What OpenVINO is told of each part of a `Compiled`.
+
+    The last layer computes in 32 bits, as 16 make logits equal where two classes compete.
+    """
+    fast = cpu_settings(compute)
+    exact = cpu_settings(compute.model_copy(update={"precision": "exact"}))
+    return {"body": fast, "head": exact, "planes": fast}
 
 
 def _write(folder: Path, network: Compiled) -> None:
@@ -155,8 +160,7 @@ def _write(folder: Path, network: Compiled) -> None:
 
 def _read(core: Any, place: Path, compute: Compute) -> Compiled | None:
     """What was written; None if it is damaged."""
-    fast, exact = cpu_settings(compute), head_settings(compute)
-    settings = {"body": fast, "head": exact, "planes": fast}
+    settings = settings_of(compute)
     try:
         about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
         fine, parts = about["fine"], {}

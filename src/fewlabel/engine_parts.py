@@ -16,7 +16,7 @@ from fewlabel.engine import (
     logits_of,
     with_shares,
 )
-from fewlabel.engine_compiled import Compiled, head_settings
+from fewlabel.engine_compiled import Compiled, settings_of
 from fewlabel.engine_fine import Fine, fine_model, fine_part
 from fewlabel.engine_fold import fold
 from fewlabel.engine_norms import steady
@@ -51,11 +51,6 @@ class Cut:
     def channels(self) -> int:
         """Of its images."""
         return channels_of(self.network)
-
-    @property
-    def tells_age(self) -> bool:
-        """Whether it has an age among its outputs."""
-        return bool(ages_of(self.network))
 
     def features(self, network: Any) -> Any:
         """What the last layer looks at, in this network or a copy of it; or else the logits."""
@@ -118,14 +113,14 @@ def compile_parts(core: Any, cut: Cut, window: Index, compute: Compute) -> Compi
         compute: Threads and precision.
     """
     kind = np.float32 if compute.precision == "exact" else np.float16
-    settings = cpu_settings(compute)
-    body = core.compile_model(_body(cut, window, kind), "CPU", settings)
-    head = core.compile_model(_head(core, cut, kind), "CPU", head_settings(compute))
+    settings = settings_of(compute)
+    body = core.compile_model(_body(cut, window, kind), "CPU", settings["body"])
+    head = core.compile_model(_head(core, cut, kind), "CPU", settings["head"])
     planes = None
     if cut.fine is not None:
         network = cut.network.clone()
         model = fine_model(network, cut.features(network), cut.fine, window, kind)
-        planes = core.compile_model(model, "CPU", settings)
+        planes = core.compile_model(model, "CPU", settings["planes"])
     return Compiled(body, head, planes, cut.fine)
 
 

@@ -99,7 +99,7 @@ def supervise(
     Args:
         levels: Logits, finest first, each with half the resolution of the one before.
         classes: Labels at the finest resolution; -1 where nobody has looked.
-        merge: As in `cross_entropy`.
+        merge: As in `losses.cross_entropy`.
         loss: Of one resolution; or several losses, in one tensor.
         upsampled: Judge coarse logits by every label they cover, as the published code does,
             where the paper brings labels to each resolution. The finest costs its price each time.
