@@ -8,7 +8,7 @@ import pytest
 from fewlabel.adapt import adapt, write_adapted
 from fewlabel.cohort import Case, Cohort, write_cohort
 from fewlabel.engine import Compute
-from fewlabel.errors import CohortError, OutputError
+from fewlabel.errors import CohortError, ConfigError, OutputError
 from fewlabel.io import write_labels
 from fewlabel.model import read_model
 from fewlabel.segmenter import Segmenter
@@ -180,3 +180,11 @@ def test_a_place_that_holds_something_else_is_refused_before_anything_is_read(tm
 
     with pytest.raises(OutputError, match=r"mine exists and is no model folder"):
         command("adapt", tmp_path / "nowhere.tsv", "--out", tmp_path / "mine")
+
+
+def test_a_split_that_there_is_not_is_refused_with_those_there_are(study, tmp_path):
+    _, cases = study
+    write_cohort(Cohort(tuple(cases)), tmp_path / "cohort.tsv")
+
+    with pytest.raises(ConfigError, match=r"no cases in the split 'tain'; its splits are train"):
+        command("adapt", tmp_path / "cohort.tsv", "--split", "tain", "--out", tmp_path / "mine")

@@ -4,17 +4,23 @@ import pytest
 import torch
 
 from fewlabel.augment import NOTHING, AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case
 from fewlabel.conform import GridRule, conform
 from fewlabel.conformed import WorkingRule, conform_cases
-from fewlabel.errors import CohortError
+from fewlabel.errors import CohortError, ProtocolError
+from fewlabel.examples import (
+    drawn_in_vain,
+    make_examples,
+    require_every_class,
+    require_labels,
+)
 from fewlabel.field import first_look
 from fewlabel.held_out import HeldOut, confusion_by_contract, dice_by_contract
 from fewlabel.intensity import robust_scale
 from fewlabel.io import read_scan
-from fewlabel.labels import load_protocol
+from fewlabel.labels import Label, LabelProtocol, load_protocol
 from fewlabel.train.stage import Workplace
 
 PHANTOM = load_protocol("phantom8")
@@ -343,3 +349,38 @@ def test_images_are_painted_anew_where_label_maps_are_complete(sessions, conform
     assert torch.equal(patches(part)(0)["image"], patches(part, always)(0)["image"])
     for key in ("classes/phantom8", "merge/phantom8"):
         assert torch.equal(patches(whole)(0)[key], patches(whole, always)(0)[key])
+
+
+def test_cases_without_labels_have_nothing_to_teach(conformed):
+    require_labels(make_examples(conformed({}, None), HEADS))
+    with pytest.raises(CohortError, match="None of the 2 training cases has labels"):
+        require_labels(make_examples(conformed(None, None), HEADS))
+
+
+def test_one_side_alone_is_learned_where_nothing_is_mirrored(conformed):
+    alone = {"left": LabelProtocol("left", (Label(5, "Left-Nucleus"),))}
+    scans = conformed({})
+
+    assert make_examples(scans, alone, flips=False)[0].contracts
+    with pytest.raises(ProtocolError, match="no structure 'Right-Nucleus'"):
+        make_examples(scans, alone)
+
+
+def test_structures_that_are_drawn_in_vain_are_told_with_what_they_may_be():
+    drawn = LabelProtocol("mine", tuple(map(Label, (1, 2), ("Left-Nucleus-Proper", "Ventricle"))))
+
+    (said,) = drawn_in_vain([drawn, None, drawn], HEADS)
+
+    assert "none of these structures of 'mine'" in said
+    assert said.endswith("Left-Nucleus-Proper (Left-Nucleus?).")
+    assert drawn_in_vain([load_protocol("fsl15")], {"aseg32": load_protocol("aseg32")}) == []
+
+
+def test_held_out_scans_without_labels_are_told(conformed, tmp_path):
+    said = []
+    HeldOut(
+        make_examples(conformed(None), HEADS), HEADS, (16, 16, 16),
+        Workplace(tmp_path, tmp_path, tell=said.append),
+    )  # fmt: skip
+
+    assert said[0].startswith("None of the 1 scans of the split val has labels")

@@ -233,3 +233,22 @@ def test_small_and_dark_scans_can_be_damaged(name, shape):
     for data in (np.zeros(shape, np.float32), np.ones(shape, np.float32)):
         scan = Scan(data, Grid(shape, np.eye(4)))
         assert np.isfinite(MILD[name](scan, np.random.default_rng(0)).data).all()
+
+
+def test_scans_that_the_model_may_have_learned_from_are_told(study, tmp_path, capsys):
+    model, cases = study
+    bare = tuple(replace(case, split="") for case in cases[:2])
+    write_cohort(Cohort(bare), tmp_path / "labeled.tsv")
+
+    with pytest.raises(CohortError, match="2 labeled scans to calibrate on are of 2 people"):
+        command("calibrate", tmp_path / "labeled.tsv", "--model", model.folder, "--out",
+                tmp_path / "mine")  # fmt: skip
+    assert "has no splits. If bands learned from any of these scans" in capsys.readouterr().err
+
+
+def test_relatives_are_one_person_to_calibrate_on(study):
+    model, cases = study
+    twins = [replace(case, family="twins") for case in cases[:2]]
+
+    with pytest.raises(CohortError, match="are of 2 people"):
+        calibrate(model, [*twins, cases[2]], "scans", ONE)

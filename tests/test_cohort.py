@@ -6,6 +6,7 @@ import pytest
 from fewlabel.cohort import (
     Case,
     Cohort,
+    of_each,
     read_cohort,
     write_cohort,
 )
@@ -82,3 +83,43 @@ def test_paths_are_not_opened_when_a_manifest_is_read(cohort, tmp_path):
     write_cohort(cohort, tmp_path / "cohort.tsv")
 
     assert isinstance(read_cohort(tmp_path / "cohort.tsv").cases[0].labels, Path)  # an empty file
+
+
+def test_a_folder_is_no_manifest(tmp_path):
+    with pytest.raises(CohortError, match="is a folder, and a manifest is needed") as refusal:
+        read_cohort(tmp_path)
+    assert f"fewlabel cohort {tmp_path} --out cohort.tsv" in refusal.value.fix
+
+
+def test_a_file_that_is_not_there_is_named_with_its_column(tmp_path):
+    (tmp_path / "cohort.tsv").write_text("case\tsex\tlabels\na\tF\tb.nii\n")
+
+    with pytest.raises(CohortError) as refusal:
+        read_cohort(tmp_path / "cohort.tsv")
+
+    assert f"no file {tmp_path / 'F'} (column 'sex', taken for a modality)" in refusal.value.what
+    assert f"no file {tmp_path / 'b.nii'} (column 'labels')" in refusal.value.what
+
+
+def test_sessions_are_of_the_person_in_their_names(tmp_path):
+    (tmp_path / "a.nii").touch()
+    rows = "".join(f"{name}\ta.nii\n" for name in ("sub-01_ses-1", "sub-01_ses-2", "other_1"))
+    (tmp_path / "cohort.tsv").write_text(f"case\tT1w\n{rows}")
+
+    people = [case.person for case in read_cohort(tmp_path / "cohort.tsv").cases]
+
+    assert people == ["sub-01", "sub-01", "other_1"]
+
+
+def test_modalities_that_no_case_has_are_refused_with_those_there_are(cohort):
+    with pytest.raises(CohortError, match="No case has a scan called FLAIR, only T1w, T2w"):
+        cohort.seen_in(("FLAIR",))
+
+
+def test_what_to_do_is_told_where_it_is_the_same_for_all(cohort):
+    def refuse_all(_):
+        raise CohortError("It is wrong.", fix="paint it anew.")
+
+    with pytest.raises(CohortError) as refusal:
+        of_each(refuse_all, cohort.cases)
+    assert refusal.value.fix == "paint it anew."

@@ -7,7 +7,7 @@ from fewlabel.labels import (
     Label,
     LabelProtocol,
     load_protocol,
-    other_side,
+    meet_by_name,
     shared_protocol,
 )
 
@@ -91,21 +91,6 @@ def test_an_unknown_structure_suggests_the_nearest():
         protocol("Hippocampus").class_of("Hipocampus")
 
 
-@pytest.mark.parametrize(
-    ("name", "partner"),
-    [
-        ("Left-Caudate", "Right-Caudate"),
-        ("Right ACgG anterior cingulate gyrus", "Left ACgG anterior cingulate gyrus"),
-        ("ctx-lh-insula", "ctx-rh-insula"),
-        ("Putamen left", "Putamen right"),
-        ("3rd-Ventricle", None),
-        ("Bright", None),
-    ],
-)
-def test_the_other_side_of_a_structure(name, partner):
-    assert other_side(name) == partner
-
-
 def test_mirroring_swaps_sides_and_keeps_what_nobody_looked_at():
     table = protocol("Left-A", "B", "Right-A").mirrored()
 
@@ -179,3 +164,26 @@ def test_a_network_learns_from_a_smaller_protocol_by_adding_up_its_classes():
     assert merge[head.class_of("Left-Caudate")] == case.class_of("Left-Caudate")
     assert merge[head.class_of("Left-Cerebral-Cortex")] == 0
     assert merge[-1] == UNLABELED
+
+
+def test_a_table_of_a_spreadsheet_and_a_name_with_dots_are_read(tmp_path):
+    (tmp_path / "labels.v2.tsv").write_text("\ufeffindex\tname\n7\tB\n", encoding="utf-8")
+
+    read = load_protocol(tmp_path / "labels.v2.tsv")
+
+    assert (read.name, read.names) == ("labels-v2", ("B",))
+
+
+def test_a_shipped_name_with_a_structure_more_says_nothing_of_it_elsewhere(tmp_path):
+    shipped = load_protocol("aseg32")
+    lines = [f"{label.value}\t{label.name}" for label in shipped.labels]
+    text = "\n".join(("index\tname", *lines, "31\tLeft-choroid-plexus")) + "\n"
+    own, goal = load_protocol(write(tmp_path, text, "aseg32.tsv")), load_protocol("fsl15")
+
+    assert own.covers(goal) == shipped.covers(goal)
+    assert own.table_to(goal)[own.class_of("Left-choroid-plexus")] == UNLABELED
+
+
+def test_protocols_meet_by_name_where_there_is_no_table():
+    assert meet_by_name(protocol("A"), protocol("B", name="other"))
+    assert not meet_by_name(load_protocol("fsl15"), load_protocol("aseg32"))

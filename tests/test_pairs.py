@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from fewlabel.batches import make_examples
 from fewlabel.cohort import Case
 from fewlabel.conformed import Conformed
+from fewlabel.examples import make_examples
 from fewlabel.labels import load_protocol
 from fewlabel.pairs import Pairs, PairsAndPatches
 from fewlabel.patches import find_places

@@ -5,7 +5,8 @@ from importlib.resources import files
 
 import pytest
 
-from fewlabel.labels import load_protocol, other_side, protocol_names
+from fewlabel.labels import load_protocol, protocol_names
+from fewlabel.sides import other_side
 
 FOLDER = files("fewlabel") / "protocols"
 TABLES = sorted(f.name[:-4] for f in (FOLDER / "tables").iterdir() if f.name.endswith(".tsv"))

@@ -1,12 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewlabel.cohort import Case, Cohort
+from fewlabel.cohort import SPLITS, Case, Cohort
 from fewlabel.errors import CohortError
-from fewlabel.splits import hold_out, kin, leaks, require_no_leak, split_cohort
+from fewlabel.splits import (
+    hold_out,
+    kin,
+    leaks,
+    relatives_as_one,
+    require_no_leak,
+    split_cohort,
+)
 
 
 def case(name, person="", family="", **rest):
@@ -87,7 +95,7 @@ def test_an_allowed_leak_is_told():
 
 
 def labeled(n, **rest):
-    return case(f"c{n}", f"p{n}", labels=Path("drawn.nii.gz"), **rest)
+    return case(f"c{n}", f"p{n}", labels=Path(f"drawn-{n}.nii.gz"), **rest)
 
 
 def test_so_many_labeled_people_are_held_out_and_the_others_teach():
@@ -111,3 +119,28 @@ def test_a_family_is_held_out_as_a_whole():
 def test_somebody_must_be_left_to_learn_from():
     with pytest.raises(CohortError, match="3 people are labeled, in 3 families: with 3 held out"):
         hold_out(Cohort(tuple(labeled(n) for n in range(3))), 3)
+
+
+def test_a_scan_under_two_names_may_not_be_learned_from_and_tested():
+    file = Path("one_T1w.nii.gz")
+    cases = [replace(case(name), scans={"T1w": file}) for name in "ab"]
+
+    (said,) = leaks({"train": cases[:1], "test": cases[1:]})
+
+    assert said == "A group that shares a family or a file (a, b) is in train (a) and test (b)."
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scarce_labels_are_dealt_out_before_the_rest(seed):
+    cases = (*(labeled(n) for n in range(5)), *(case(f"bare{n}") for n in range(10)))
+
+    parts = split_cohort(Cohort(cases), {"train": 0.7, "val": 0.15, "test": 0.15}, seed)
+
+    count = {split: sum(c.labels is not None for c in parts.part(split)) for split in SPLITS}
+    assert count == {"train": 3, "val": 1, "test": 1}
+
+
+def test_relatives_count_as_one_person():
+    twins = [case("a", "anna", "f7"), case("b", "berta", "f7"), case("c", "carl")]
+
+    assert [one.person for one in relatives_as_one(twins)] == ["anna", "anna", "carl"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+import fewlabel.tune as tuning
 from fewlabel.errors import ConfigError, OutputError
 from fewlabel.nets.unet import UNet
 from fewlabel.scores import Score, ScoreTable
@@ -114,4 +115,31 @@ def test_an_unknown_strategy_is_refused_before_anything_is_done(settings, tmp_pa
     with pytest.raises(ConfigError, match="strategy is 'inner-3'"):
         tune(settings, tmp_path / "ways", ["frozen", "inner-3"])
 
+    assert not (tmp_path / "ways").exists()
+
+
+def test_a_way_on_which_a_scan_was_refused_is_scored_again(settings, tmp_path, monkeypatch):
+    done, calls = ScoreTable((Score("a", "CSF", "dice", 0.5, ""),)), []
+    out = tmp_path / "ways"
+    scores = out / "frozen" / "scores_test.csv"
+    monkeypatch.setattr(tuning, "train_run", lambda *_, **__: None)
+    monkeypatch.setattr(tuning, "counts", lambda _: (0, 0))
+    monkeypatch.setattr(tuning, "evaluate_run", lambda run, **_: calls.append(run) or done)
+    scores.parent.mkdir(parents=True)
+    ScoreTable(done.rows, {"b": "it was wrong"}).write_csv(scores)
+
+    for _ in range(2):
+        (way,) = tune(settings, out, ["frozen"])
+
+    assert calls == [out / "frozen"]
+    assert way.scores.unscored == {}
+
+
+def test_only_the_first_of_several_processes_scores(settings, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(tuning, "train_run", lambda _, run, **__: trained.append(run.name))
+    monkeypatch.setattr(tuning, "first_process", lambda: False)
+
+    assert tune(settings, tmp_path / "ways", ["frozen", "full"]) == ()
+    assert trained == ["frozen", "full"]
     assert not (tmp_path / "ways").exists()

@@ -10,10 +10,11 @@ from fewlabel.cohort import Case
 from fewlabel.conform import turned
 from fewlabel.engine import Compute
 from fewlabel.io import read_labels, read_scan
-from fewlabel.labels import load_protocol, other_side
+from fewlabel.labels import load_protocol
 from fewlabel.model import ModelFolder, find_model
 from fewlabel.scores import new_figure, save_figure
 from fewlabel.segmenter import Segmenter
+from fewlabel.sides import other_side
 from fewlabel.volume import LabelMap, Scan
 
 METHODS = ("U-Net (FS)", "U-Net (FT)", "MO-Net")

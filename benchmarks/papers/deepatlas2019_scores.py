@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from fewlabel.aligned import align_cases
-from fewlabel.batches import make_examples
 from fewlabel.cache import Cache
 from fewlabel.cohort import Cohort
 from fewlabel.deep_atlas_study import told_apart
+from fewlabel.examples import make_examples
 from fewlabel.labels import load_protocol
 from fewlabel.pairs import classes_of
 from fewlabel.recipes.deep_atlas import Config

@@ -25,12 +25,14 @@ from fewlabel.conformed import labels_on
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError
 from fewlabel.evidence import Evidence, evidence_of
+from fewlabel.examples import drawn_in_vain
 from fewlabel.grid import Grid
-from fewlabel.labels import LabelProtocol, other_side
+from fewlabel.labels import LabelProtocol
 from fewlabel.modalities import images_of, labeled, read_images, truth_of
 from fewlabel.model import ModelFolder, copy_model
 from fewlabel.segmenter import Segmenter
-from fewlabel.splits import in_turn
+from fewlabel.sides import other_side
+from fewlabel.splits import in_turn, relatives_as_one
 from fewlabel.style import Style
 from fewlabel.style_fit import Pair, fit
 from fewlabel.volume import LabelMap
@@ -78,7 +80,8 @@ def adapt(
     """Choose offsets and slopes on labeled scans.
 
     Left and right are mirror images; a structure that nobody has drawn keeps its own. People are
-    left out in turn, five at the most, to tell what is worth that others have chosen.
+    left out in turn, five at the most, to tell what is worth that others have chosen; relatives
+    count as one person.
 
     Args:
         model: What to adapt.
@@ -92,7 +95,10 @@ def adapt(
     """
     own, segmenter = model.card.protocol, Segmenter(model, compute or Compute())
     found = []
-    for case in labeled(cases, model.card):
+    known = relatives_as_one(labeled(cases, model.card))
+    for sentence in drawn_in_vain((case.drawn_in() for case in known), {own.name: own}):
+        watch(sentence)
+    for case in known:
         watch(f"{case.id}: looking at it")
         found.append(evidence_in(segmenter, case))
     pairs = pairs_of(own, found)

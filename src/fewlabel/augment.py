@@ -59,6 +59,21 @@ class AugmentConfig(Settings):
     """Share of patches in which structures get new intensities; see `repainted`. Only of
     cases whose label maps are complete."""
 
+    def require_from_zero(self, intensity: str) -> None:
+        """Refuse changes that are made for intensities from 0 to 1 where they are others.
+
+        Args:
+            intensity: Function of `fewlabel.intensity` that scales images.
+
+        Raises:
+            ValueError: If it is another one than "robust_scale".
+        """
+        if intensity != "robust_scale" and self.chance:
+            raise ValueError(
+                "`augment.chance` must be 0 unless `working.intensity` is robust_scale: bias and"
+                " gamma are made for intensities from 0 to 1"
+            )
+
 
 NOTHING = AugmentConfig(flip=0, move=0, chance=0, margin_voxels=0)
 """Leaves patches as they are."""

@@ -1,7 +1,7 @@
 """Batches of patches from conformed cases, each following from the seed and its number."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,18 +11,14 @@ from jaxtyping import Bool, Float64
 from pydantic import Field
 
 from fewlabel.augment import AugmentConfig, augment, mirrored, repainted
-from fewlabel.cohort import Case, refuse
 from fewlabel.conform import GridRule
 from fewlabel.conformed import Conformed
-from fewlabel.contract import Contract, contract
-from fewlabel.errors import ProtocolError
-from fewlabel.labels import UNLABELED, LabelProtocol, load_protocol
+from fewlabel.examples import Example, Heads
+from fewlabel.labels import UNLABELED
 from fewlabel.patches import Index, draw_start
 from fewlabel.settings import Settings
 from fewlabel.shares import index
 from fewlabel.train.stage import Batch
-
-Heads = Mapping[str, LabelProtocol]
 
 WINDOW = "window"
 """Key of the voxels, from and to along each axis, that a patch of a larger image has."""
@@ -57,97 +53,6 @@ class PatchConfig(Settings):
                 f"`patches.size` must be divisible by {stride}, as the network halves it"
                 f" {stride.bit_length() - 1} times"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """A case that is ready to be learned from.
-
-    Attributes:
-        scan: Its arrays.
-        contracts: For each head that its labels say something about: what they say, and what
-            they say once the image is mirrored.
-    """
-
-    scan: Conformed
-    contracts: Mapping[str, tuple[Contract, Contract]]
-
-
-def load_heads(names: Iterable[str]) -> dict[str, LabelProtocol]:
-    """Protocol of each head by its name.
-
-    Args:
-        names: Shipped protocols, or TSV files.
-
-    Raises:
-        ProtocolError: If there is no such protocol.
-    """
-    protocols = map(load_protocol, names)
-    return {protocol.name: protocol for protocol in protocols}
-
-
-def make_examples(scans: Sequence[Conformed], heads: Heads) -> list[Example]:
-    """Find out what the labels of each case say about each head.
-
-    Raises:
-        CohortError: Naming the cases whose labels say nothing about any head.
-    """
-    examples, problems = [], []
-    for scan in scans:
-        contracts: dict[str, tuple[Contract, Contract]] = {}
-        for name, head in heads.items():
-            found = None if scan.protocol is None else contract_of(scan.case, head)
-            if found:
-                contracts[name] = (found, found.mirrored(head))
-        if scan.protocol and not contracts:
-            problems.append(
-                f"{scan.case.id}: protocol {scan.protocol.name!r} has nothing in common with"
-                f" {', '.join(repr(head.name) for head in heads.values())}."
-            )
-        examples.append(Example(scan, contracts))
-    refuse("The cohort", problems, fix="name the protocol of their labels, or leave them out.")
-    return examples
-
-
-def contract_of(case: Case, head: LabelProtocol) -> Contract | None:
-    """What a case's labels say about a head; None if nothing."""
-    try:
-        return contract(head, case.drawn_in(), case.looked_for)
-    except ProtocolError:
-        return None
-
-
-def require_every_class(examples: Sequence[Example], heads: Heads) -> None:
-    """Refuse training cases in which a structure that shall be learned never occurs by itself.
-
-    Raises:
-        CohortError: Naming the structures.
-    """
-    problems = []
-    for name, head in heads.items():
-        seen = np.zeros(head.n_classes, dtype=bool)
-        for example in examples:
-            if name in example.contracts and example.scan.places:
-                seen[_told_apart(example.contracts[name][0], example.scan.places.sizes)] = True
-        empty = [
-            label.name for label, there in zip(head.labels, seen[1:], strict=True) if not there
-        ]
-        if empty:
-            problems.append(f"no training case has {', '.join(empty)} ({head.name}).")
-    refuse(
-        "The training set",
-        problems,
-        fix="add cases that have them, take them out of the protocol, or set"
-        " `allow_empty_classes: true`.",
-    )
-
-
-def _told_apart(found: Contract, sizes: np.ndarray) -> np.ndarray:
-    """Network classes that a case has voxels of, under a label that covers nothing else."""
-    sets = found.labels[:-1][sizes > 0]
-    covered = np.bincount(found.merge[found.merge >= 0], minlength=len(found.merge))
-    alone: np.ndarray = sets[(sets >= 0) & (covered[np.maximum(sets, 0)] == 1)]
-    return alone
 
 
 def _age_weeks(example: Example, growth: float) -> float:

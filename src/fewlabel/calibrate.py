@@ -26,7 +26,7 @@ from fewlabel.norms import DiceLine, Interval, Norms
 from fewlabel.norms_fit import FEWEST_PEOPLE, About, Known, fit_lines, fit_norms
 from fewlabel.people import WEEKS_PER_YEAR
 from fewlabel.segmenter import Segmenter
-from fewlabel.splits import in_turn
+from fewlabel.splits import in_turn, relatives_as_one
 
 _MOST_FOLDS = 10
 
@@ -106,7 +106,7 @@ def calibrate(
     Args:
         model: What to calibrate.
         cases: With labels, in any protocol that shares structures with the model's, of people
-            whose scans taught the model nothing.
+            whose scans taught the model nothing; relatives count as one person.
         called: What these scans are, for whoever reads a result.
         compute: What to run it on.
         watch: Told what is done.
@@ -115,7 +115,7 @@ def calibrate(
         CohortError: If there are labeled scans of too few people, or one cannot be used.
         ConfigError: If a case lacks a modality of the model.
     """
-    known = labeled(cases, model.card)
+    known = relatives_as_one(labeled(cases, model.card))
     people = {case.person for case in known}
     if len(people) < FEWEST_PEOPLE:
         raise CohortError(

@@ -72,7 +72,7 @@ def evaluate(
     from fewlabel.scores import plot_boxes
     from fewlabel.show import scores_as_json, scores_as_tables
 
-    wanted = tuple(metrics.split(","))
+    wanted = tuple(metric.strip() for metric in metrics.split(","))
     if truth is None:
         scores = _scores_of_run(pred, terms, split, wanted)
     else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from fewlabel.errors import ConfigError
+
 if TYPE_CHECKING:
     from fewlabel.cohort import Case
     from fewlabel.engine import Compute
@@ -33,7 +35,16 @@ class Looking:
         """Those of the splits; by default all but those of one."""
         from fewlabel.cohort import read_cohort
 
-        return [case for case in read_cohort(cohort).cases
+        cases = read_cohort(cohort).cases
+        splits = sorted({case.split for case in cases if case.split})
+        unknown = sorted(set(self.split or ()) - set(splits))
+        if unknown:
+            there = " and ".join(splits) or "none"
+            raise ConfigError(
+                f"{cohort} has no cases in the split {unknown[0]!r}; its splits are {there}.",
+                fix="correct --split, or leave it out.",
+            )
+        return [case for case in cases
                 if (case.split in self.split if self.split else case.split != without)]  # fmt: skip
 
     def compute(self) -> "Compute":
@@ -93,6 +104,11 @@ def calibrate(cohort: Path, *, out: Path, looking: Looking = Looking()) -> None:
 
     require_place(out)
     cases, before = looking.cases(cohort, without="train"), find_model(looking.model)
+    if not any(case.split for case in cases):
+        _tell(
+            f"{cohort} has no splits. If {before.card.name} learned from any of these scans, it"
+            " will promise too much: calibrate it on scans of other people."
+        )
     found = measure(before, cases, cohort.stem, looking.compute(), _tell)
     for line in calibrated_as_lines(found):
         print(line)

@@ -7,6 +7,7 @@ means unknown. Columns other than those of `COLUMNS` are modalities and hold pat
 import csv
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -83,7 +84,17 @@ class Cohort:
         return tuple(case for case in self.cases if case.split == split)
 
     def seen_in(self, modalities: Collection[str]) -> "Cohort":
-        """The same cases without scans of other modalities."""
+        """The same cases without scans of other modalities.
+
+        Raises:
+            CohortError: If no case has any of these.
+        """
+        there = dict.fromkeys(name for case in self.cases for name in case.scans)
+        if there and not set(there) & set(modalities):
+            raise CohortError(
+                f"No case has a scan called {' or '.join(modalities)}, only {', '.join(there)}.",
+                fix="name these modalities in the settings, or rename the columns of the manifest.",
+            )
         return Cohort(
             tuple(
                 replace(case, scans={m: p for m, p in case.scans.items() if m in modalities})
@@ -122,12 +133,14 @@ def of_each(do: Callable[[Case], T], cases: Sequence[Case]) -> list[T]:
 
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(attempt, cases))
-    problems = [
-        f"{case.id}: {result.what}"
+    refused = [
+        (case, result)
         for case, result in zip(cases, found, strict=True)
         if isinstance(result, FewlabelError)
     ]
-    refuse("The cohort", problems, fix="correct these files, or take the cases out.")
+    fixes = {refusal.fix for _, refusal in refused}
+    fix = fixes.pop() if len(fixes) == 1 else "correct these files, or take the cases out."
+    refuse("The cohort", [f"{case.id}: {refusal.what}" for case, refusal in refused], fix=fix)
     return [result for result in found if not isinstance(result, FewlabelError)]
 
 
@@ -138,6 +151,11 @@ def read_cohort(manifest: Path) -> Cohort:
         CohortError: If it cannot be read, or naming every case that is there twice, file that
             is missing, and entry that makes no sense.
     """
+    if manifest.is_dir():
+        raise CohortError(
+            f"{manifest} is a folder, and a manifest is needed here.",
+            fix=f"write one with `fewlabel cohort {manifest} --out cohort.tsv`.",
+        )
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream, delimiter="\t")
@@ -172,7 +190,7 @@ def _read_case(
     if age is not None and math.isnan(age):
         problems.append(f"{name}: age_weeks is {entry('age_weeks')!r}, which is no number.")
     looked_for = tuple(part.strip() for part in entry("looked_for").split(";") if part.strip())
-    person = entry("person") or name
+    person = entry("person") or person_in(name)
     return Case(
         id=name,
         person=person,
@@ -186,6 +204,16 @@ def _read_case(
         site=entry("site"),
         split=entry("split"),
     )
+
+
+def person_in(name: str) -> str:
+    """Whom a case or a file is named after: that of BIDS if it is named so, or else all of it.
+
+    >>> person_in("sub-01_ses-2_T1w"), person_in("case 7")
+    ('sub-01', 'case 7')
+    """
+    found = re.match(r"sub-[A-Za-z0-9]+(?=_|$)", name)
+    return found[0] if found else name
 
 
 def _number(text: str) -> float | None:
@@ -204,8 +232,13 @@ def problems_of(cohort: Cohort) -> list[str]:
         if names.count(name) > 1 or not name
     ]
     for case in cohort.cases:
-        paths = [*case.scans.values(), *([case.labels] if case.labels else [])]
-        problems += [f"{case.id}: there is no file {p}." for p in paths if not p.exists()]
+        paths = {**case.scans, **({"labels": case.labels} if case.labels else {})}
+        problems += [
+            f"{case.id}: there is no file {path} (column {column!r}"
+            f"{'' if column == 'labels' else ', taken for a modality'})."
+            for column, path in paths.items()
+            if not path.exists()
+        ]
         if not paths:
             problems.append(f"{case.id}: it has neither an image nor labels.")
         if case.split and case.split not in SPLITS:

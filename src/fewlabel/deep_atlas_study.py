@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fewlabel.aligned import align_cases
-from fewlabel.batches import Example, Patches, make_examples
+from fewlabel.batches import Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, refuse
 from fewlabel.conformed import WorkingRule
 from fewlabel.errors import CohortError
+from fewlabel.examples import Example, make_examples
 from fewlabel.labels import LabelProtocol
 from fewlabel.losses_deep_atlas import (
     Carrier,
@@ -47,6 +48,7 @@ class Study:
         seed: int,
         *,
         needs_labels: bool,
+        flips: bool,
     ) -> "Study":
         """Align cases and read their labels.
 
@@ -56,6 +58,7 @@ class Study:
             place: As `align_cases` takes them.
             seed: Decides all that is random.
             needs_labels: Whether at least one case must have labels.
+            flips: Whether images may be mirrored.
 
         Raises:
             CohortError: Naming everything that is wrong with the cases.
@@ -65,7 +68,8 @@ class Study:
                 f"There are {len(cases)} training cases; registration needs two or more.",
                 fix="add scans, with or without labels, to the split train.",
             )
-        examples = make_examples(align_cases(cases, *place), {protocol.name: protocol})
+        heads = {protocol.name: protocol}
+        examples = make_examples(align_cases(cases, *place), heads, flips=flips)
         merge = told_apart(examples, protocol, needed=needs_labels)
         return cls(examples, protocol, Classes(protocol.name, merge), seed)
 

@@ -18,7 +18,7 @@ from fewlabel.model import ModelFolder, write_model
 from fewlabel.nets.unet import UNet
 from fewlabel.onnx_file import Bits, InOrder, differences, pack, round_weights, to_onnx
 from fewlabel.recipes import Plan, read_plan
-from fewlabel.run_folder import SETTINGS
+from fewlabel.run_folder import SETTINGS, require_same_protocols
 from fewlabel.slices import SliceRule
 from fewlabel.surgery import shape_of
 from fewlabel.train.checkpoint import load_checkpoint, load_weights
@@ -117,14 +117,16 @@ def plan_of(run: Path) -> Plan:
     """The settings of a run.
 
     Raises:
-        ConfigError: If `run` is no run folder.
+        ConfigError: If `run` is no run folder, or a protocol table of its own has changed.
     """
     if not (run / SETTINGS).is_file():
         raise ConfigError(
             f"{run} is no run folder: it has no {SETTINGS}.",
             fix="give the folder that was `--out` of `fewlabel train`.",
         )
-    return read_plan(run / SETTINGS)
+    plan = read_plan(run / SETTINGS)
+    require_same_protocols(run, plan)
+    return plan
 
 
 def card_of(

@@ -19,7 +19,8 @@ from jaxtyping import Float64
 from fewlabel.conform import turned
 from fewlabel.errors import ConfigError, ProtocolError, ScanError
 from fewlabel.io import read_labels, read_scan
-from fewlabel.labels import LabelProtocol, load_protocol, other_side
+from fewlabel.labels import LabelProtocol, load_protocol
+from fewlabel.sides import other_side
 from fewlabel.volume import LabelMap, require_same_grid
 
 COMMAND = "run_first_all"

@@ -37,6 +37,19 @@ class Grid:
         spacing = "x".join(f"{mm:.3g}" for mm in self.spacing_mm)
         return f"{shape} voxels of {spacing} mm"
 
+    def against(self, other: "Grid") -> str:
+        """How two grids differ, for people.
+
+        >>> one, moved = np.eye(4), np.eye(4)
+        >>> moved[:3, 3] = 0, 3, 4
+        >>> Grid((2, 2, 2), one).against(Grid((2, 2, 2), moved))
+        '2x2x2 voxels of 1x1x1 mm, which lie up to 5 mm apart'
+        """
+        if str(self) != str(other):
+            return f"{self} against {other}"
+        far = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max()
+        return f"{self}, which lie up to {far:.3g} mm apart"
+
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along i, j, k, in mm.

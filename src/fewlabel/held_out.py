@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32, Int16
 from torch import Tensor
 
-from fewlabel.batches import Example, Heads
 from fewlabel.conform import GridRule
 from fewlabel.conformed import Conformed
 from fewlabel.contract import Contract
+from fewlabel.examples import Example, Heads
 from fewlabel.labels import LabelProtocol
 from fewlabel.nets.unet import UNet
 from fewlabel.patches import Index, stitch
@@ -46,6 +46,11 @@ class HeldOut:
         field: GridRule | None = None,
     ) -> None:
         self.examples = [example for example in examples if example.contracts]
+        if examples and not self.examples:
+            work.tell(
+                f"None of the {len(examples)} scans of the split val has labels: nothing tells when"
+                " the network is best, and training goes on to its last step."
+            )
         self.heads, self.work, self.field = heads, work, field
         self.patch = field.field if field else patch
         self._taken: dict[str, Counter[tuple[str, str]]] = {}

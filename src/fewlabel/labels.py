@@ -13,11 +13,13 @@ import numpy as np
 from jaxtyping import Int16
 
 from fewlabel.errors import ProtocolError
+from fewlabel.sides import other_side, surely_sided
 
 UNLABELED = -1
 """The annotator has not looked here; not the same as background (0)."""
 
-_SIDES = (("Left", "Right"), ("left", "right"), ("lh", "rh"))
+_UNKNOWN = "unannotated"
+"""In tables: what could be one of several structures, or is none that the table has."""
 _SCORED = ("yes", "no", "stray", "", None)
 
 
@@ -115,8 +117,14 @@ class LabelProtocol:
         table[UNLABELED] = UNLABELED
         for name in self.names:
             partner = other_side(name)
-            if partner is not None:
+            if partner in self.names:
                 table[self.class_of(name)] = self.class_of(partner)
+            elif surely_sided(name):
+                raise ProtocolError(
+                    f"Protocol {self.name!r} has {name!r}, but no structure {partner!r} to change"
+                    " places with it in mirrored images.",
+                    fix="add that structure, or train with `augment.flip: 0`.",
+                )
         return table
 
     def restrict(self, keep: Collection[str], *, name: str = "") -> "LabelProtocol":
@@ -142,8 +150,8 @@ class LabelProtocol:
             ProtocolError: If the protocols have no structure in common.
         """
         goals, _ = _relation(self, target)
-        classes = {"unannotated": UNLABELED} | {n: i for i, n in enumerate(target.names, start=1)}
-        table = [0, *(classes.get(goals[name], 0) for name in self.names), UNLABELED]
+        classes = {_UNKNOWN: UNLABELED} | {n: i for i, n in enumerate(target.names, start=1)}
+        table = [0, *(classes.get(goals.get(name, _UNKNOWN), 0) for name in self.names), UNLABELED]
         if max(table) < 1:
             raise ProtocolError(
                 f"Protocols {self.name!r} and {target.name!r} have no structure in common.",
@@ -160,7 +168,7 @@ class LabelProtocol:
         """
         goals, partial = _relation(self, target)
         missing = {goal for name, goal in goals.items() if name not in self.names}
-        reached = {goals[name] for name in self.names} - partial - missing
+        reached = {goals.get(name, "") for name in self.names} - partial - missing
         return tuple(name for name in target.names if name in reached)
 
 
@@ -183,18 +191,10 @@ def shared_protocol(first: LabelProtocol, second: LabelProtocol) -> LabelProtoco
     return shared
 
 
-def other_side(name: str) -> str | None:
-    """The same structure in the other half of the brain, or None if it is unpaired.
-
-    >>> other_side("Left-Hippocampus"), other_side("ctx-rh-cuneus"), other_side("Brain-Stem")
-    ('Right-Hippocampus', 'ctx-lh-cuneus', None)
-    """
-    for left, right in _SIDES:
-        for one, other in ((left, right), (right, left)):
-            swapped, times = re.subn(rf"(?<![A-Za-z]){one}(?![a-z])", other, name)
-            if times:
-                return swapped
-    return None
+def meet_by_name(first: LabelProtocol, second: LabelProtocol) -> bool:
+    """Whether nothing but equal names relates two protocols: there is no table."""
+    families = first.family, second.family
+    return _table_rows(*families) is None and _table_rows(*reversed(families)) is None
 
 
 def load_protocol(name_or_path: str | Path) -> LabelProtocol:
@@ -209,7 +209,8 @@ def load_protocol(name_or_path: str | Path) -> LabelProtocol:
     """
     path = Path(name_or_path)
     if path.suffix == ".tsv":
-        return _read_protocol(path.name.removesuffix(".tsv"), _text_of(path))
+        name = path.name.removesuffix(".tsv").replace(".", "-")  # names parts of a network, too
+        return _read_protocol(name, _text_of(path))
     shipped = files("fewlabel") / "protocols" / f"{name_or_path}.tsv"
     if not shipped.is_file():
         near = get_close_matches(str(name_or_path), protocol_names(), n=1)
@@ -230,7 +231,7 @@ def protocol_names() -> tuple[str, ...]:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # as spreadsheets write it
     except (OSError, UnicodeDecodeError) as problem:
         raise ProtocolError(
             f"Cannot read the protocol table {path}: {problem}.", fix="check the path."

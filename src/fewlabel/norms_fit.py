@@ -16,7 +16,8 @@ from fewlabel.norms import (
     contrast_fit,
     place_fit,
 )
-from fewlabel.traits import FACES, Traits, is_left
+from fewlabel.sides import is_left
+from fewlabel.traits import FACES, Traits
 
 COVERS = 0.9
 """Share of true Dice values that intervals are made to hold."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Int16
 
-from fewlabel.batches import Example
+from fewlabel.examples import Example
 from fewlabel.labels import UNLABELED, LabelProtocol
 from fewlabel.patches import Index, draw_start
 from fewlabel.train.stage import Batch

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fewlabel.conform import turned
-from fewlabel.labels import other_side
 from fewlabel.norms import Norms, StructureNorm, contrast_fit, place_fit
-from fewlabel.traits import FACES, Traits, is_left
+from fewlabel.sides import is_left, other_side
+from fewlabel.traits import FACES, Traits
 from fewlabel.volume import LabelMap
 
 _CUT_MM2 = 1000.0

@@ -23,6 +23,9 @@ from fewlabel.whole import write_text
 HISTORY, SETTINGS, PROVENANCE = "history.csv", "settings.yaml", "provenance.json"
 COHORT = "cohort.tsv"
 """The manifest of the cases that a run learns from, or leaves alone for its test."""
+_PROTOCOLS = "protocols_sha256"
+_NAME_PROTOCOLS = ("protocol", "protocols", "partial")
+"""Settings of recipes that decide what the classes of a network mean."""
 
 
 def require_own_folder(out: Path, *, resume: bool) -> None:
@@ -66,6 +69,7 @@ def open_folder(out: Path, plan: Plan, about: dict[str, Any], *, resume: bool) -
     begun = (out / HISTORY).exists()
     if begun:
         _require_same(out / SETTINGS, plan)
+        require_same_protocols(out, plan)
     else:
         for draft in out.glob(f".*.{PROVENANCE}"):
             draft.unlink()
@@ -113,6 +117,30 @@ def _require_same(settings: Path, plan: Plan) -> None:
         )
 
 
+def require_same_protocols(run: Path, plan: Plan) -> None:
+    """Refuse a run whose own protocol tables mean something else now: its classes follow them.
+
+    Args:
+        run: Its folder.
+        plan: Its settings.
+
+    Raises:
+        ConfigError: Naming the tables.
+    """
+    about = run / PROVENANCE
+    if not about.is_file():
+        return
+    before = json.loads(about.read_text(encoding="utf-8")).get(_PROTOCOLS, {})
+    now = _hashes(_protocols(plan))
+    differing = [name for name in before if now.get(name) != before[name]]
+    if differing:
+        raise ConfigError(
+            f"{', '.join(differing)} is not as it was when the run in {run} began, whose classes"
+            " follow its lines.",
+            fix="bring the table back as it was, or start a new run in another folder.",
+        )
+
+
 def _leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         return [x for k, v in value.items() for x in _leaves(v, f"{key}.{k}" if key else str(k))]
@@ -128,7 +156,8 @@ def provenance(plan: Plan, world: int) -> dict[str, Any]:
         "recipe": plan.header.recipe,
         "seed": plan.header.seed,
         "settings_sha256": sha256(text.encode()).hexdigest(),
-        "manifests_sha256": _manifests(plan),
+        "manifests_sha256": _hashes(_tables(plan.resolved())),
+        _PROTOCOLS: _hashes(_protocols(plan)),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: found for name in packages if (found := _version(name))},
@@ -143,14 +172,22 @@ def provenance(plan: Plan, world: int) -> dict[str, Any]:
     }
 
 
-def _manifests(plan: Plan) -> dict[str, str]:
-    """Hashes of the TSV files that the settings name."""
-    named = {str(value) for _, value in _leaves(plan.resolved()) if str(value).endswith(".tsv")}
-    return {
-        name: sha256(Path(name).read_bytes()).hexdigest()
-        for name in sorted(named)
-        if Path(name).is_file()
-    }
+def _protocols(plan: Plan) -> set[str]:
+    """The user's own protocols among the TSV files that the settings name."""
+    settings = plan.resolved()
+    return _tables({key: value for key, value in settings.items() if key in _NAME_PROTOCOLS})
+
+
+def _tables(settings: dict[str, Any]) -> set[str]:
+    """The TSV files that settings name."""
+    values = [value for _, value in _leaves(settings)]
+    each = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    return {str(one) for one in each if str(one).endswith(".tsv")}
+
+
+def _hashes(files: set[str]) -> dict[str, str]:
+    there = (name for name in sorted(files) if Path(name).is_file())
+    return {name: sha256(Path(name).read_bytes()).hexdigest() for name in there}
 
 
 def _version(package: str) -> str | None:

@@ -24,7 +24,8 @@ _DIGITS = {"": 3, "mm": 2, "mm3": 0}
 
 def scores_as_tables(scores: ScoreTable) -> RenderableType:
     """A table per structure, one per case, a last line over all, and what got no score."""
-    metrics = [metric for metric in _metrics(scores) if metric not in _BESIDES]
+    measured = _metrics(scores)
+    metrics = [metric for metric in measured if metric not in _BESIDES] or measured
     parts: list[RenderableType] = []
     if metrics:
         parts = [_by_structure(scores, metrics), _by_case(scores, metrics)]

@@ -1,5 +1,6 @@
 """Splits that keep people and families whole, and refusing those that do not."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,18 +11,30 @@ from fewlabel.errors import CohortError
 
 
 def kin(cases: Iterable[Case]) -> list[list[Case]]:
-    """Cases in groups that share no person and no family with each other.
+    """Cases in groups that share no person, no family and no file with each other.
 
     Somebody who is in two families joins them.
     """
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
-        keys = (("person", case.person), ("family", case.family))
-        joined = {id(groups[key]): groups[key] for key in keys if key in groups}
+        joined = {id(groups[key]): groups[key] for key in _keys(case) if key in groups}
         merged = [*(member for group in joined.values() for member in group), case]
-        for member in merged:
-            groups["person", member.person] = groups["family", member.family] = merged
+        groups |= {key: merged for member in merged for key in _keys(member)}
     return list({id(group): group for group in groups.values()}.values())
+
+
+def _keys(case: Case) -> list[tuple[str, str]]:
+    """What cases must not share with those of another group."""
+    files = [*case.scans.values(), *([case.labels] if case.labels else [])]
+    own = [("person", case.person), ("family", case.family)]
+    return own + [("file", os.path.realpath(file)) for file in files]
+
+
+def relatives_as_one(cases: Iterable[Case]) -> list[Case]:
+    """The same cases, in which all people of a group that is kin have one name."""
+    cases = list(cases)
+    person = {case.person: group[0].person for group in kin(cases) for case in group}
+    return [replace(case, person=person[case.person]) for case in cases]
 
 
 def in_turn(people: Sequence[str], most: int) -> list[tuple[str, ...]]:
@@ -37,7 +50,8 @@ def in_turn(people: Sequence[str], most: int) -> list[tuple[str, ...]]:
 def split_cohort(cohort: Cohort, shares: Mapping[str, float], seed: int = 0) -> Cohort:
     """Deal cases into splits; people and families stay whole.
 
-    Groups are dealt in random order, larger ones first, each to the split that lacks most.
+    Groups are dealt in random order, larger ones first, each to the split that lacks most; those
+    with labels before the others, so that every split gets its share of labels.
 
     Args:
         cohort: Its splits are replaced.
@@ -46,14 +60,16 @@ def split_cohort(cohort: Cohort, shares: Mapping[str, float], seed: int = 0) -> 
     """
     groups = kin(cohort.cases)
     order = np.random.default_rng(seed).permutation(len(groups))
-    wanted = {
-        split: share / sum(shares.values()) * len(cohort.cases) for split, share in shares.items()
-    }
+    by_size = [groups[number] for number in sorted(order, key=lambda n: -len(groups[n]))]
     split_of: dict[str, str] = {}
-    for number in sorted(order, key=lambda n: -len(groups[n])):
-        split = max(wanted, key=lambda name: wanted[name])
-        wanted[split] -= len(groups[number])
-        split_of |= {case.id: split for case in groups[number]}
+    for labeled in (True, False):
+        dealt = [group for group in by_size if labeled == any(case.labels for case in group)]
+        total = sum(map(len, dealt)) / sum(shares.values())
+        wanted = {split: share * total for split, share in shares.items()}
+        for group in dealt:
+            split = max(wanted, key=lambda name: wanted[name])
+            wanted[split] -= len(group)
+            split_of |= {case.id: split for case in group}
     return Cohort(tuple(replace(case, split=split_of[case.id]) for case in cohort.cases))
 
 
@@ -88,7 +104,7 @@ def hold_out(cohort: Cohort, people: int, seed: int = 0) -> Cohort:
 
 
 def leaks(parts: Mapping[str, Iterable[Case]]) -> list[str]:
-    """People and families that are in more than one part of a study, as sentences.
+    """People, families and files that are in more than one part of a study, as sentences.
 
     Args:
         parts: Such as "source" (what weights come from), "train", "val" and "test".
@@ -111,8 +127,10 @@ def _held(parts: Mapping[str, Iterable[Case]]) -> dict[str, list[Case]]:
 def _leak(group: Sequence[Case], part_of: Mapping[int, str]) -> str:
     people = list(dict.fromkeys(case.person for case in group))
     who = f"Person {people[0]}"
-    if len(people) > 1:
+    if len(people) > 1 and len({case.family for case in group}) == 1:
         who = f"Family {group[0].family} ({', '.join(people)})"
+    elif len(people) > 1:
+        who = f"A group that shares a family or a file ({', '.join(people)})"
     where = " and ".join(
         f"{name} ({', '.join(case.id for case in group if part_of[id(case)] == name)})"
         for name in dict.fromkeys(part_of[id(case)] for case in group)

@@ -1,6 +1,7 @@
 """A training run from a settings file, carried out."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def _carry_out(plan: Plan, out: Path, means: Means, device: str) -> Networks:
 
         ranks = together = Together(device.partition(":")[0], means.devices, means.nodes)
         device = together.device
+        together.agree(None)  # until the first process has opened the folder, others wait here
     workers = means.workers or max(1, min(8, cores() // 2))
     if device == "cpu":
         keep_memory()
@@ -132,6 +134,10 @@ def _carry_out(plan: Plan, out: Path, means: Means, device: str) -> Networks:
 def _device(wanted: str | None) -> str:
     if wanted is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise ConfigError(
+            f"device is {wanted!r}.", fix="use `cpu`, `cuda`, or one of several GPUs: `cuda:1`."
+        )
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"device is {wanted!r}, but torch finds no GPU here.", fix="use `--device cpu`."

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from fewlabel.grid import Grid
-from fewlabel.labels import LabelProtocol, other_side
+from fewlabel.labels import LabelProtocol
 from fewlabel.shares import Probabilities, every
+from fewlabel.sides import is_left, other_side
 
 FACES = ("left", "right", "back", "front", "bottom", "top")
 _MOST_VOXELS = 2_000_000
@@ -93,15 +94,6 @@ def _plain(value: Any) -> Any:
 def _array(value: Any) -> Any:
     found = np.array(value, dtype=np.float64)  # None becomes NaN
     return found if found.ndim else float(found)
-
-
-def is_left(name: str) -> bool:
-    """Whether a structure's name says that it is on the left.
-
-    >>> is_left("Left-Caudate"), is_left("ctx-lh-cuneus"), is_left("Right-Caudate")
-    (True, True, False)
-    """
-    return other_side(name) is not None and ("left" in name.lower() or "lh" in name)
 
 
 def asymmetry_index(left: float, right: float) -> float:

@@ -15,7 +15,7 @@ from fewlabel.run_folder import HISTORY
 from fewlabel.scores import ScoreTable
 from fewlabel.strategies import PAPER, counts, strategy_named
 from fewlabel.train.history import History
-from fewlabel.train_run import Means, train_run
+from fewlabel.train_run import Means, first_process, train_run
 from fewlabel.whole import write_text
 
 TABLE, PAGE = "comparison.tsv", "comparison.md"
@@ -87,6 +87,8 @@ def tune(
         run = out / strategy
         told = (*changes, f"strategy={strategy}")
         train_run(config, run, changes=told, resume=True, means=means)
+        if not first_process():
+            continue  # the next way begins once the first process has scored this one
         ways.append(Way(strategy, *counts(run), seconds_of(run), _scores(run, split)))
         write_text(out / TABLE, as_tsv(ways))
         write_text(out / PAGE, as_markdown(ways, split))
@@ -122,8 +124,9 @@ def seconds_of(run: Path) -> float:
 
 
 def _scores(run: Path, split: Part) -> ScoreTable:
+    """Those of an earlier call, unless a scan was refused then."""
     file = run / f"scores_{split}.csv"
-    if not file.is_file():
+    if not file.is_file() or ScoreTable.read_csv(file).unscored:
         evaluate_run(run, split=split, metrics=("dice",)).write_csv(file)
     return ScoreTable.read_csv(file)
 

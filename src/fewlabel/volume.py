@@ -67,7 +67,7 @@ def require_same_grid(first: Scan | LabelMap, second: Scan | LabelMap, *, doing:
         return
     raise GridMismatch(
         f"Cannot go on with {doing}: the volumes do not share voxels"
-        f" ({first.grid} against {second.grid}).",
+        f" ({first.grid.against(second.grid)}).",
         fix="use the scan that the labels were made for, or resample one onto the other.",
     )
 

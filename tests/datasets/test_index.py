@@ -121,6 +121,15 @@ def test_plain_folders_meet_by_name(tmp_path):
     assert ben.labels is None
 
 
+def test_plain_files_that_are_named_after_a_person_are_that_persons(tmp_path):
+    touch(tmp_path, "images/sub-01_ses-1.nii", "images/sub-01_ses-2.nii", "images/anna_2.nii")
+
+    people = {case.id: case.person for case in index_folder(tmp_path).cohort.cases}
+
+    assert people["sub-01_ses-1"] == people["sub-01_ses-2"] == f"{tmp_path.name}/sub-01"
+    assert people["anna_2"] == f"{tmp_path.name}/anna_2"
+
+
 def test_nnunet_folders_give_channels_and_splits(tmp_path):
     touch(
         tmp_path,

@@ -167,6 +167,17 @@ def test_batches_are_functions_of_their_number(manifest, tmp_path):
     assert exports(config, stage.networks).grid == SliceRule()
 
 
+def test_a_protocol_of_ones_own_is_exported_by_its_name(manifest, tmp_path):
+    (tmp_path / "mine.tsv").write_text("index\tname\n1\tCSF\n2\tGM\n3\tWM\n")
+    settings = {k: v for k, v in TINY.items() if k not in ("recipe", "protocol")}
+    config = Config(cohort=manifest, protocol=str(tmp_path / "mine.tsv"), **settings)
+
+    export = exports(config, {"net": torch.nn.Identity()})
+
+    assert list(export.heads) == ["mine"]
+    assert export.description.startswith("mine by slices")
+
+
 def test_cases_that_cannot_teach_the_protocol_are_refused(manifest):
     case = read_cohort(manifest).cases[0]
 

@@ -13,6 +13,7 @@ from fewlabel.datasets import index_folder
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.datasets.phantom import PhantomConfig, write_phantoms
 from fewlabel.errors import CohortError, ConfigError
+from fewlabel.export import plan_of
 from fewlabel.io import read_labels, write_labels
 from fewlabel.labels import load_protocol
 from fewlabel.recipes import find_recipe, read_plan, supervised
@@ -20,6 +21,7 @@ from fewlabel.surgery import shape_of
 from fewlabel.train.loop import train
 from fewlabel.train.run import Run
 from fewlabel.train.stage import Workplace
+from fewlabel.train_run import Means, train_run
 from fewlabel.volume import LabelMap
 
 PHANTOM = load_protocol("phantom8")
@@ -306,3 +308,38 @@ def test_a_start_that_does_not_fit_is_refused(plan, tmp_path):
         stage_of(plan(changes=(f"start={coarse}", "channels=[8, 8, 16]")), tmp_path)
     with pytest.raises(ConfigError, match="but there is no"):
         stage_of(plan(changes=(f"start={tmp_path}/nowhere",)), tmp_path)
+
+
+@pytest.mark.usefixtures("cohort")
+def test_a_run_whose_own_protocol_has_changed_is_refused(plan, tmp_path):
+    table = tmp_path / "own8.tsv"
+    lines = [f"{label.value}\t{label.name}" for label in PHANTOM.labels]
+    table.write_text("\n".join(["index\tname", *lines]) + "\n")
+    plan(steps=1, protocols=table)
+    settings, run = tmp_path / "settings.yaml", tmp_path / "run"
+    train_run(settings, run, means=Means(device="cpu", cache=tmp_path / "cache"))
+    assert plan_of(run).header.recipe == "supervised"
+
+    table.write_text("\n".join(["index\tname", *reversed(lines)]) + "\n")
+
+    with pytest.raises(ConfigError, match=r"own8\.tsv is not as it was when the run"):
+        plan_of(run)
+    with pytest.raises(ConfigError, match=r"own8\.tsv is not as it was when the run"):
+        train_run(settings, run, resume=True, means=Means(device="cpu"))
+
+
+@pytest.mark.usefixtures("cohort")
+def test_scores_of_z_are_not_spoiled_as_if_they_began_at_zero(plan):
+    changes = ("working.intensity=z_score",)
+
+    with pytest.raises(ConfigError, match=r"`augment.chance` must be 0 unless"):
+        plan(changes=changes)
+    assert plan(changes=(*changes, "augment.chance=0")).config.working.intensity == "z_score"
+
+
+def test_training_without_a_single_label_is_refused(cohort, plan, tmp_path):
+    bare = (replace(case, labels=None, protocol="") for case in cohort.cases)
+    write_cohort(Cohort(tuple(bare)), tmp_path / "cohort.tsv")
+
+    with pytest.raises(CohortError, match="None of the 6 training cases has labels"):
+        stage_of(plan(changes=("allow_empty_classes=true",)), tmp_path)

@@ -101,6 +101,8 @@ def test_a_gpu_that_is_not_there_is_refused(settings, tmp_path):
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="device is 'cuda', but torch finds no GPU"):
         train_run(settings(), tmp_path / "run", means=Means(device="cuda"))
+    with pytest.raises(ConfigError, match="device is 'gpu'"):
+        train_run(settings(), tmp_path / "run", means=Means(device="gpu"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from fewlabel.cohort import Case, Cohort
+from fewlabel.cohort import Case, Cohort, person_in
 from fewlabel.datasets.found import Found, and_more, shipped_as, stem_of
 from fewlabel.errors import CohortError
 from fewlabel.labels import Label, LabelProtocol
@@ -19,7 +19,9 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})$")
 def index_folders(folder: Path, protocol: str = "") -> Found:
     """Index `images` and `labels`, or the folders of an nnU-Net data set.
 
-    Files meet by name; a label map may have `_seg`, `_dseg`, `_label` or `_mask` at its end.
+    Files that are named after a person as in BIDS (`sub-01_ses-2`) are that person's; others are
+    of a person each. Images and labels meet by name; a label map may have `_seg`, `_dseg`,
+    `_label` or `_mask` at its end.
     nnU-Net's test folder becomes the split "test", and its channels become modalities.
 
     Args:
@@ -78,8 +80,9 @@ def _pairs(
     if strays:
         odd.append(f"{len(strays)} label maps in {layout[1]} have no image: {and_more(strays)}.")
     prefix = folder.resolve().name
+    people = {name: f"{prefix}/{person_in(name)}" for name in scans}
     return [
-        Case(name, f"{prefix}/{name}", f"{prefix}/{name}", found, labels.get(name), split=split)
+        Case(name, people[name], people[name], found, labels.get(name), split=split)
         for name, found in sorted(scans.items())
     ]
 

@@ -100,6 +100,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
+        self.augment.require_from_zero(self.working.intensity)
         coarser = 2 if self.coarse_steps else 1
         self.patches.require_stride(coarser * stride_of(self.segment_channels))
         return self
@@ -115,7 +116,8 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     cases = with_labels_of(cohort(config, work.run).part("train"), config.labeled)
     place = (config.working, config.multiple, Cache(work.cache, config.cache_gb))
     protocol, needs = load_protocol(config.protocol), config.ablation != "unsupervised"
-    study = Study.of(cases, protocol, place, seed, needs_labels=needs)
+    flips = config.augment.flip > 0
+    study = Study.of(cases, protocol, place, seed, needs_labels=needs, flips=flips)
     torch.manual_seed(seed)
     register, segment = networks_of(config)
     wanted = (n for n in _PLAN[config.ablation] if config.coarse_steps or "coarse" not in n)

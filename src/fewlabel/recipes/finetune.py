@@ -20,13 +20,14 @@ import torch
 from pydantic import Field
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import ConfigError
+from fewlabel.examples import load_heads, make_examples, require_every_class, require_labels
 from fewlabel.held_out import HeldOut
 from fewlabel.labels import LabelProtocol
 from fewlabel.mni import conform_in
@@ -90,10 +91,12 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         notes += people_apart(source, everybody)
     cases = [*(train_cases := everybody.part("train")), *everybody.part("val")]
     scans = conform_in(source.space, cases, rule, Cache(work.cache, config.cache_gb))
-    examples = make_examples(scans, heads)
+    examples = make_examples(scans, heads, flips=config.augment.flip > 0, tell=work.tell)
     train, val = examples[: len(train_cases)], examples[len(train_cases) :]
-    if not (config.allow_empty_classes or config.strategy == "frozen"):
-        require_every_class(train, heads)
+    if config.strategy != "frozen":
+        require_labels(train)
+        if not config.allow_empty_classes:
+            require_every_class(train, heads)
     torch.manual_seed(seed)
     shape = _shape(config, source, rule)
     net = UNet({name: head.n_classes for name, head in heads.items()}, **shape)

@@ -21,12 +21,13 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import Example, PatchConfig, Patches, load_heads, make_examples
+from fewlabel.batches import PatchConfig, Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule
 from fewlabel.datasets.choice import DataConfig
+from fewlabel.examples import Example, load_heads, make_examples, require_labels
 from fewlabel.held_out import HeldOut
 from fewlabel.joint import (
     joint_loss,
@@ -81,11 +82,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         self.patches.require_stride(stride_of(self.channels))
-        if self.working.intensity != "robust_scale" and self.augment.chance:
-            raise ValueError(
-                "`augment.chance` must be 0 unless `working.intensity` is robust_scale: bias and"
-                " gamma are made for intensities from 0 to 1"
-            )
+        self.augment.require_from_zero(self.working.intensity)
         here, there = self.pretraining is not None, self.pretrained is not None
         problem = missing_source(self.start, here=here, there=there, data=self.data is not None)
         if problem:
@@ -107,6 +104,7 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
         heads[partial.name] = partial
     require_new_people(source_cases(config.pretraining, config.pretrained, work.run), everybody)
     train, val = (_examples(everybody.part(s), heads, config, work) for s in ("train", "val"))
+    require_labels(train)
     torch.manual_seed(seed)
     net = _net(config, heads)
     if before is not None:
@@ -137,6 +135,7 @@ def _pretrain(config: Config, source: PartialConfig, seed: int, work: Workplace)
     if source.data is not None:
         cases = source_cases(source, None, work.run).part("train")
         examples = _examples(cases, {head.name: head}, config, work)
+        require_labels(examples)
         patches = Patches(examples, {head.name: head}, config.patches, config.augment, seed)
     painter = painter_of(source, config.patches.size, config.working.spacing_mm, seed)
     z_score = config.working.intensity == "z_score"
@@ -154,7 +153,7 @@ def _examples(
     cases: Sequence[Case], heads: dict[str, LabelProtocol], config: Config, work: Workplace
 ) -> list[Example]:
     scans = conform_in(config.space, cases, config.working, Cache(work.cache))
-    return make_examples(scans, heads)
+    return make_examples(scans, heads, flips=config.augment.flip > 0, tell=work.tell)
 
 
 def cohort(config: Config, run: Path) -> Cohort:

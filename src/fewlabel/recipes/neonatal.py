@@ -23,20 +23,14 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import (
-    Heads,
-    PatchConfig,
-    Patches,
-    load_heads,
-    make_examples,
-    require_every_class,
-)
+from fewlabel.batches import PatchConfig, Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Case, Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
 from fewlabel.errors import CohortError
+from fewlabel.examples import Heads, load_heads, make_examples, require_every_class, require_labels
 from fewlabel.held_out import HeldOut
 from fewlabel.nets.mirror import Mirrored
 from fewlabel.nets.unet import UNet, stride_of
@@ -105,6 +99,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         self.patches.require_stride(stride_of(self.channels, self.fine))
+        self.augment.require_from_zero(self.working.intensity)
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         if not (self.fine or self.fine_norm):
@@ -120,8 +115,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     everybody = cohort(config, work.run)
     train_cases, val_cases = everybody.part("train"), everybody.part("val")
     scans = conform_cases((*train_cases, *val_cases), config.working, Cache(work.cache))
-    examples = make_examples(scans, heads)
+    examples = make_examples(scans, heads, flips=config.augment.flip > 0, tell=work.tell)
     train, val = examples[: len(train_cases)], examples[len(train_cases) :]
+    require_labels(train)
     if not config.allow_empty_classes:
         require_every_class(train, heads)
     torch.manual_seed(seed)

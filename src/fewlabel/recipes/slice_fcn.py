@@ -141,13 +141,14 @@ def exports(config: Config, networks: Networks) -> Export:
     """The network, for three-slice images."""
     start = "random weights" if config.backbone == "random" else "ImageNet weights"
     modalities = " and ".join(config.slices.modalities)
+    protocol = load_protocol(config.protocol)
     return Export(
         network=networks["net"],
-        heads={config.protocol: load_protocol(config.protocol)},
+        heads={protocol.name: protocol},
         grid=config.slices,
         intensity="equalize",
         channels=3,
-        description=f"{config.protocol} by slices (xu2017), from {start} (backbone:"
+        description=f"{protocol.name} by slices (xu2017), from {start} (backbone:"
         f" {Path(config.backbone).name}).",
         input=f"{modalities} scans like those it was trained on",
     )

@@ -20,12 +20,13 @@ import torch
 from pydantic import Field, model_validator
 
 from fewlabel.augment import AugmentConfig
-from fewlabel.batches import PatchConfig, Patches, load_heads, make_examples, require_every_class
+from fewlabel.batches import PatchConfig, Patches
 from fewlabel.cache import Cache
 from fewlabel.cohort import Cohort
 from fewlabel.conform import GridRule
 from fewlabel.conformed import WorkingRule, conform_cases
 from fewlabel.datasets.choice import DataConfig
+from fewlabel.examples import load_heads, make_examples, require_every_class, require_labels
 from fewlabel.held_out import HeldOut
 from fewlabel.nets.unet import UNet, stride_of
 from fewlabel.objective import ObjectiveConfig, losses_of
@@ -70,6 +71,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         self.patches.require_stride(stride_of(self.channels))
+        self.augment.require_from_zero(self.working.intensity)
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         return self
@@ -81,8 +83,9 @@ def stages(config: Config, seed: int, work: Workplace) -> Iterator[Stage]:
     everybody = cohort(config, work.run)
     cases = [*(train_cases := everybody.part("train")), *everybody.part("val")]
     scans = conform_cases(cases, config.working, Cache(work.cache, config.cache_gb))
-    examples = make_examples(scans, heads)
+    examples = make_examples(scans, heads, flips=config.augment.flip > 0, tell=work.tell)
     train, val = examples[: len(train_cases)], examples[len(train_cases) :]
+    require_labels(train)
     if not config.allow_empty_classes:
         require_every_class(train, heads)
     torch.manual_seed(seed)

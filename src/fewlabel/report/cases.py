@@ -14,8 +14,9 @@ from PIL import Image
 
 from fewlabel.card import PredictedAge
 from fewlabel.errors import CohortError
-from fewlabel.labels import LabelProtocol, load_protocol, other_side
+from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.results import RECORD_ENDING, ResultPaths
+from fewlabel.sides import other_side
 
 _PICTURE_WIDTH = 1500
 

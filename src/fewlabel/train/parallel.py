@@ -6,13 +6,18 @@ of a network it likes.
 """
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=1)
+"""For another process, the first of which also scores what was trained."""
 
 
 class Together:
@@ -25,7 +30,10 @@ class Together:
     """
 
     def __init__(self, device: str, devices: int, nodes: int) -> None:
-        self._fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy="ddp")
+        strategy = DDPStrategy(timeout=_LONGEST_WAIT)
+        self._fabric = Fabric(
+            accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy
+        )
         self._fabric.launch()
 
     @property
