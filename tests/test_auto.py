@@ -1,5 +1,7 @@
 """Partial annotations by registration and by models."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from fewlabel import auto
 from fewlabel.auto import annotate, by_model, by_registration, write_table
 from fewlabel.cli_annotate import Source, _annotator
 from fewlabel.cli_annotate import auto as command
+from fewlabel.cohort import read_cohort
 from fewlabel.errors import CohortError, ConfigError, OutputError, ProtocolError, ScanError
 from fewlabel.grid import Grid
 from fewlabel.labels import load_protocol
@@ -113,6 +116,27 @@ def test_labels_that_are_there_are_kept_and_a_scan_without_any_structure_is_left
     assert [case.scans["T1w"] for case in cohort.cases] == [scan]
 
 
+def test_labels_that_are_there_are_not_taken_for_those_of_another_scan(scan, tmp_path):
+    others = [tmp_path / name / scan.name for name in ("a", "b")]
+    for other in others:
+        other.parent.mkdir()
+        other.write_bytes(scan.read_bytes())
+    left = np.full(GRID.shape, FSL15.class_of("Left-Caudate"), dtype=np.int16)
+    out = tmp_path / "out"
+
+    def annotator(_):
+        return LabelMap(left, GRID, FSL15)
+
+    write_table(annotate([others[0]], annotator, FSL15, out), FSL15, "somebody", out)
+
+    with pytest.raises(CohortError) as refusal:
+        next(annotate([others[1]], annotator, FSL15, out))
+    assert f"the labels of {others[0]}, not of {others[1]}." in str(refusal.value)
+    assert [one.kept for one in annotate([others[0]], annotator, FSL15, out)] == [True]
+    others[0].unlink()
+    assert [one.kept for one in annotate([others[1]], annotator, FSL15, out)] == [True]
+
+
 def test_scans_of_one_name_are_refused_before_any_is_annotated(scan, tmp_path):
     def never(_):
         raise ScanError("Must not be called.", fix="-")
@@ -132,6 +156,18 @@ def test_the_command_writes_labels_a_table_and_a_manifest(told, scan, tmp_path, 
         "sub-1_T1w_desc-fsl15_dseg.nii.gz",
     }
     assert "1 of 1 scans annotated by adult-aseg32" in capsys.readouterr().out
+
+
+def test_a_protocol_of_ones_own_goes_to_the_manifest_as_a_path(told, scan, tmp_path, monkeypatch):
+    told(aseg(**LABELS))
+    monkeypatch.chdir(tmp_path)
+    Path("own.tsv").write_text("index\tname\n1\tLeft-Caudate\n")
+
+    command([scan], by="model", out=Path("out"), protocol="own.tsv")
+
+    (case,) = read_cohort(tmp_path / "out" / "cohort.tsv").cases
+    assert case.drawn_in().names == ("Left-Caudate",)
+    assert "\t../own.tsv\t" in (tmp_path / "out" / "cohort.tsv").read_text()
 
 
 def test_what_each_way_needs_is_asked_for():

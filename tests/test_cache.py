@@ -1,9 +1,10 @@
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from fewlabel.cache import Cache
+from fewlabel.cache import Cache, default_cache
 from fewlabel.errors import OutputError
 
 
@@ -81,3 +82,17 @@ def test_two_runs_that_make_the_same_entry_both_get_it(tmp_path):
 
     assert places == [tmp_path / "a"] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_without_a_home_the_place_must_be_said(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(OutputError, match="has no home folder") as refusal:
+        default_cache()
+    assert "XDG_CACHE_HOME" in refusal.value.fix
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "fewlabel"

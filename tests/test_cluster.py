@@ -1,10 +1,13 @@
 """Where a cohort is computed; nothing is submitted and no process is started."""
 
+import gc
 import importlib.util
+import os
 
 import pytest
 
-from fewlabel.cluster import Place, Profile, job_script, read_profile
+from fewlabel.cluster import Place, Profile, connect, job_script, read_profile
+from fewlabel.engine import Compute
 from fewlabel.errors import ConfigError, ModelFolderError
 
 needs_dask = pytest.mark.skipif(
@@ -62,7 +65,11 @@ def test_a_slip_in_a_profile_is_named(tmp_path):
             "-m n",
             "#PBS -N fewlabel|#PBS -q long|#PBS -A brains|#PBS -l walltime=01:30:00|#PBS -m n",
         ),
-        ("sge", "-m n", "#$ -N fewlabel|#$ -q long|#$ -P brains|#$ -l h_rt=01:30:00|#$ -m n"),
+        (
+            "sge",
+            "-pe smp 8",
+            "#$ -N fewlabel|#$ -q long|#$ -P brains|#$ -l h_rt=01:30:00|#$ -pe smp 8",
+        ),
     ],
     ids=["slurm", "pbs", "sge"],
 )
@@ -99,6 +106,44 @@ def test_it_is_the_script_that_dask_jobqueue_makes_for_the_same_wishes():
         return [word for word in script.split() if not word.startswith("tcp://")]
 
     assert without_address(job_script(profile)) == without_address(theirs)
+
+
+@needs_dask
+def test_memory_that_is_no_amount_is_refused():
+    with pytest.raises(ConfigError, match="memory of a job cannot be 'lots'"):
+        job_script(Profile(memory="lots"))
+
+
+@needs_dask
+def test_the_cores_of_a_job_of_sge_must_be_asked_for():
+    with pytest.raises(ConfigError, match="Nothing asks SGE for 8 cores") as refusal:
+        job_script(Profile(system="sge", cores=8, directives=("-m n",)))
+
+    assert "-pe smp 8" in refusal.value.fix
+    job_script(Profile(system="sge", cores=1))
+
+
+@needs_dask
+def test_a_job_that_is_refused_ends_the_command_with_what_was_said(tmp_path, monkeypatch):
+    program = tmp_path / "sbatch"
+    program.write_text("#!/bin/sh\necho hm; echo 'sbatch: error: invalid account' >&2; exit 1\n")
+    program.chmod(0o755)
+    place = Place(profile=Profile(jobs=2))
+
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with (
+        pytest.raises(ConfigError, match=r"sbatch refused a job: sbatch: error: invalid account\."),
+        connect(place, Compute()),
+    ):
+        pass
+    gc.collect()  # a cluster that was left open would complain
+
+    monkeypatch.setenv("PATH", "")
+    with (
+        pytest.raises(ConfigError, match="There is no command sbatch here"),
+        connect(place, Compute()),
+    ):
+        pass
 
 
 def test_a_refusal_crosses_between_processes_with_its_remedy():

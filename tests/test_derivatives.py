@@ -1,10 +1,12 @@
 """What of a data set is to be segmented, where to, and what is finished."""
 
 import json
+import os
 
 import pytest
 
-from fewlabel.cohort_tables import write_volumes
+from fewlabel import derivatives
+from fewlabel.cohort_tables import gather_failures, write_failures, write_volumes
 from fewlabel.derivatives import (
     Choice,
     Job,
@@ -17,6 +19,7 @@ from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, OutputError
 from fewlabel.results import ResultPaths
 from tests.band_model import band_model
+from tests.commands import command
 
 SCANS = (
     "sub-01/anat/sub-01_T1w.nii.gz",
@@ -91,6 +94,33 @@ def test_a_result_of_one_image_is_told_as_a_failure_where_two_are_wanted(data, t
     assert "is the result of sub-01_T1w.nii.gz" in told.what
 
 
+def test_linked_files_and_folders_are_found_and_loops_end(data, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "anat"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "sub-03_ses-1_T1w.nii.gz").symlink_to("not-fetched-yet")
+    session = data / "sub-03" / "ses-1"
+    session.mkdir(parents=True)
+    (session / "anat").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(session)
+
+    scans = [job.scan for job in plan(data, tmp_path / "out", Choice(participants=("03",)))]
+
+    assert scans == [session / "anat" / "sub-03_ses-1_T1w.nii.gz"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(data, tmp_path, monkeypatch):
+    def scandir(folder):
+        if folder.name == "ses-a":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return read(folder)
+
+    read = os.scandir
+    monkeypatch.setattr("fewlabel.datasets.bids.os.scandir", scandir)
+
+    with pytest.raises(CohortError, match=r"Cannot read .*sub-02/ses-a: Permission denied"):
+        plan(data, tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["02", "sub-02"])
 def test_participants_are_named_with_or_without_their_prefix(data, tmp_path, name):
     jobs = plan(data, tmp_path / "out", Choice(participants=(name,)))
@@ -152,6 +182,26 @@ def test_a_folder_with_something_else_in_it_is_refused(data, model):
         open_derivatives(data, data, model, Compute())
 
 
+def test_what_a_process_leaves_that_was_killed_at_the_start_stops_nobody(data, model, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".bidsignore").touch()
+    (out / ".0a1b2c3d.dataset_description.json").touch()
+
+    open_derivatives(out, data, model, Compute())
+
+    assert (out / "dataset_description.json").is_file()
+
+
+def test_a_process_that_began_at_the_same_time_stops_nobody(data, model, tmp_path, monkeypatch):
+    out, read = tmp_path / "out", derivatives.read_json
+    open_derivatives(out, data, model, Compute())
+    answers = iter([None])  # at first sight there was no description
+    monkeypatch.setattr(derivatives, "read_json", lambda path: next(answers, read(path)))
+
+    open_derivatives(out, data, model, Compute())
+
+
 def test_drafts_of_killed_processes_are_removed_and_nothing_else(data, tmp_path):
     job = finished(data / SCANS[0], tmp_path / "out")
     draft = job.paths.labels.with_name(f".0a1b2c3d.{job.paths.labels.name}")
@@ -174,7 +224,7 @@ def test_the_table_of_volumes_has_a_line_for_each_finished_scan(data, tmp_path):
     said = json.loads(record.read_text())
     record.write_text(json.dumps(said | {"warnings": ["odd", "odder"]}))
 
-    assert write_volumes(out) == (2, 1)
+    assert write_volumes(out) == (2, 1, ())
     assert (out / "volumes.tsv").read_text().splitlines() == [
         "participant_id\tsession_id\tscan\twarnings\tBall\tTotal-Brain",
         "sub-01\tn/a\tsub-01_T1w.nii.gz\t0\t12.00\t30.00",
@@ -211,3 +261,82 @@ def test_an_age_that_was_told_gets_a_column(data, tmp_path):
     rows = [line.split("\t") for line in (out / "volumes.tsv").read_text().splitlines()]
     assert rows[0][3:6] == ["warnings", "age_weeks", "Ball"]
     assert [row[4] for row in rows[1:]] == ["38.46", "n/a", "n/a"]
+
+
+def failure(scan):
+    return {"scan": scan, "reason": "It is empty.", "to_fix": "copy it again."}
+
+
+def told_failures(out):
+    lines = (out / "failures.tsv").read_text().splitlines()
+    assert lines[0] == "scan\treason\tto_fix"
+    return [line.split("\t")[0] for line in lines[1:]]
+
+
+def test_runs_of_some_people_leave_what_failed_of_others(tmp_path):
+    write_failures(tmp_path, {"sub-01": [failure("a")], "sub-02": []}, everybody=True)
+    write_failures(tmp_path, {"sub-02": [failure("b"), failure("c")]}, everybody=False)
+    assert told_failures(tmp_path) == ["a", "b", "c"]
+
+    write_failures(tmp_path, {"sub-01": []}, everybody=False)
+    assert told_failures(tmp_path) == ["b", "c"]
+
+    write_failures(tmp_path, {"sub-01": [failure("a")]}, everybody=True)
+    assert told_failures(tmp_path) == ["a"]
+
+
+def test_a_table_that_missed_what_failed_at_the_same_time_is_gathered_again(tmp_path):
+    write_failures(tmp_path, {"sub-01": [failure("a")]}, everybody=False)
+    late = (tmp_path / "failures.tsv").read_text()
+    write_failures(tmp_path, {"sub-02": [failure("b")]}, everybody=False)
+    (tmp_path / "failures.tsv").write_text(late)
+
+    gather_failures(tmp_path)
+
+    assert told_failures(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", ["", "structure\tvolume_mm3\nBall 12.00\n"])
+def test_a_damaged_table_is_left_out_and_named(data, model, tmp_path, capsys, content):
+    out = tmp_path / "out"
+    open_derivatives(out, data, model, Compute())
+    first, second, _ = plan(data, out)
+    for job in (first, second):
+        finished(job.scan, job.paths.labels.parent)
+    first.paths.volumes.write_text(content)
+
+    assert command("segment-cohort", data, out, "group") == 0
+
+    said = capsys.readouterr()
+    assert "volumes.tsv: 1 scans" in said.out
+    assert f"{first.paths.volumes} is damaged and was left out" in said.err
+
+
+def test_the_tables_of_no_derivatives_are_not_written(data, tmp_path):
+    with pytest.raises(OutputError, match="gone does not exist and so holds no derivatives"):
+        command("segment-cohort", data, tmp_path / "gone", "group")
+    with pytest.raises(OutputError, match="data exists and holds no derivatives"):
+        command("segment-cohort", data, data, "group")
+
+    assert not (tmp_path / "gone").exists()
+    assert not (data / "volumes.tsv").exists()
+
+
+def test_a_run_for_one_person_tells_what_failed_and_keeps_what_failed_of_others(
+    data, model, tmp_path
+):
+    out = tmp_path / "out"
+    open_derivatives(out, data, model, Compute())
+    for job in plan(data, out):
+        finished(job.scan, job.paths.labels.parent)
+    first, *_ = plan(data, out)
+    finished(first.scan, first.paths.labels.parent, "another.nii.gz")
+    run = "segment-cohort", data, "--out", out, "--model", model.folder
+
+    assert command(*run, "--participant-label", "01") == 1
+    assert command(*run, "--participant-label", "02") == 0
+    assert told_failures(out) == [SCANS[0]]
+    assert command(*run) == 1
+    finished(first.scan, first.paths.labels.parent)
+    assert command(*run, "--participant-label", "01") == 0
+    assert told_failures(out) == []

@@ -98,3 +98,12 @@ def test_a_dcm2niix_that_does_not_run_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dcm2niix", broken)
     with pytest.raises(ScanError, match="dcm2niix could not convert"):
         read_scan(tmp_path)
+
+
+def test_what_dcm2niix_says_need_not_be_utf_8(tmp_path, monkeypatch):
+    program = tmp_path / "dcm2niix"
+    program.write_text("#!/bin/sh\nprintf 'Patient M\\374ller' >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setitem(sys.modules, "dcm2niix", types.SimpleNamespace(bin=str(program)))
+    with pytest.raises(ScanError, match="it said: Patient M\ufffdller"):
+        read_scan(tmp_path)

@@ -162,3 +162,12 @@ def test_without_fsl_the_other_ways_are_named(monkeypatch):
 def test_a_scan_of_another_format_is_not_given_to_it(first, tmp_path):
     with pytest.raises(ScanError, match="it reads NIfTI files only"):
         first()(tmp_path / "scan.mgz")
+
+
+def test_a_scan_that_is_missing_fails_and_others_go_on(first, scan, tmp_path):
+    gone = scan.with_name("sub-6_T1w.nii.gz")
+
+    found = list(annotate([gone, scan], first(), FSL15, tmp_path / "out"))
+
+    assert "FIRST failed on sub-6_T1w.nii.gz: it cannot be copied (No such" in found[0].problem
+    assert found[1].labels is not None

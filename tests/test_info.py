@@ -1,6 +1,7 @@
 """What `fewlabel info` tells about a scan, good or bad."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,3 +63,13 @@ def test_info_of_no_file_names_it(tmp_path, capsys):
     assert code == 2
     assert "There is no file" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_info_of_a_path_that_may_not_be_looked_at_names_it(tmp_path, capsys, monkeypatch):
+    def closed(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", closed)
+    out, code = told(capsys, tmp_path / "closed" / "scan.nii")
+    assert code == 2
+    assert "refused" in out

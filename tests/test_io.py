@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import stat
 from pathlib import Path
 
 import nibabel
@@ -278,6 +279,18 @@ def test_a_full_or_closed_disk_is_told_and_nothing_is_left(tmp_path, monkeypatch
         write_text(tmp_path / "out.txt", "text")
     assert "--out" in refusal.value.fix
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_knows_no_fsync_of_folders_is_no_hindrance(tmp_path, monkeypatch):
+    def refuse_folders(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(fewlabel.whole.os, "fsync", refuse_folders)
+
+    write_text(tmp_path / "out.txt", "text")
+
+    assert (tmp_path / "out.txt").read_text() == "text"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

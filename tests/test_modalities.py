@@ -284,3 +284,21 @@ def test_a_cohort_takes_all_modalities_of_the_model_unless_one_is_asked_for(eith
 def test_people_are_told_what_goes_in(either, both):
     assert "it looks at T1w and T2w together, some of them may be missing" in either.as_text()
     assert "it looks at T1w and T2w together, all are needed" in both.as_text()
+
+
+def test_a_scan_in_memory_is_mended_as_files_are_and_stays_as_it_is(either, head):
+    data = head.data.copy()
+    data[:2, 0, 0] = np.nan, np.inf
+    before = data.copy()
+
+    found = segment(Scan(data, head.grid), modality="T1w", model=either, threads=1)
+
+    whole = segment(head, modality="T1w", model=either, threads=1)
+    assert found.warnings[0].startswith("2 voxels are NaN or infinite; they got the smallest")
+    assert (found.labels.data == whole.labels.data).mean() > 0.999
+    assert np.array_equal(data, before, equal_nan=True)
+    data[:] = 0
+    with pytest.raises(ScanError, match="The scan in memory is constant"):
+        segment(Scan(data, head.grid), modality="T1w", model=either)
+    with pytest.raises(ScanError, match="The scan in memory is constant"):
+        segment(head, others={"T2w": Scan(data, head.grid)}, modality="T1w", model=either)

@@ -1,6 +1,7 @@
 """Model folders: written whole, checked when read, found by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,10 @@ from fewlabel.model import (
     copy_model,
     find_model,
     list_models,
+    models_folder,
     read_model,
     rewrite_card,
+    unreadable_models,
     write_model,
 )
 from tests.band_model import BANDS, band_card, band_model, band_onnx
@@ -85,6 +88,28 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
         write_model(tmp_path / "photos", band_card(), onnx=b"")
 
 
+def test_what_else_lies_in_a_model_folder_is_not_lost(model):
+    (model.folder / "NOTES_by_hand.md").write_text("mine")
+    (model.folder / "figures").mkdir()
+
+    with pytest.raises(OutputError, match=r"would be lost: NOTES_by_hand\.md, figures"):
+        copy_model(model, model.folder, model.card)
+
+    assert (model.folder / "NOTES_by_hand.md").read_text() == "mine"
+
+
+def test_of_a_linked_folder_what_it_leads_to_is_replaced(model, tmp_path):
+    link = tmp_path / "links" / "bands"
+    link.parent.mkdir()
+    link.symlink_to(model.folder)
+
+    write_model(link, band_card(version="2.0"), onnx=band_onnx())
+
+    assert link.is_symlink()
+    assert read_model(model.folder).card.version == "2.0"
+    assert [path.name for path in link.parent.iterdir()] == ["bands"]
+
+
 def test_an_exchanged_network_is_refused(model):
     model.onnx.write_bytes(b"something else")
 
@@ -155,3 +180,42 @@ def test_an_unknown_name_suggests_the_nearest(model, monkeypatch):
 def test_a_path_is_taken_as_a_folder(model):
     assert find_model(model.folder).card.name == "bands"
     assert find_model(str(model.folder)).card.name == "bands"
+
+
+def test_models_of_the_user_that_cannot_be_read_are_left_out_and_told(model, monkeypatch):
+    place = model.folder.parent
+    for name in ("broken", "cut", ".bands.0a1b2c3d"):
+        copy_model(model, place / name, model.card)
+    (place / "broken" / "model.json").write_text("{")
+    (place / "cut" / "model.onnx").unlink()
+    monkeypatch.setenv("FEWLABEL_MODELS", str(place))
+
+    own = [found.folder.name for found in list_models() if found.folder.parent == place]
+
+    assert own == ["bands"]
+    told = [refusal.what for refusal in unreadable_models()]
+    assert "broken/model.json is not JSON" in told[0]
+    assert "cut lacks model.onnx" in told[1]
+    assert len(told) == 2
+
+
+def test_a_model_that_ships_is_not_passed_over(tmp_path, monkeypatch):
+    shipped = band_model(tmp_path / "shipped" / "bands").folder
+    monkeypatch.setattr("fewlabel.model._SHIPPED", shipped.parent)
+    (shipped / "model.json").write_text("{")
+
+    with pytest.raises(ModelFolderError, match="is not JSON"):
+        list_models()
+
+
+def test_without_a_home_there_are_the_models_that_ship(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("FEWLABEL_MODELS", raising=False)
+    assert models_folder() is None
+    assert find_model().card.name == "adult-aseg32"
+
+    monkeypatch.setenv("FEWLABEL_MODELS", "/models")
+    assert models_folder() == Path("/models")

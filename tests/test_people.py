@@ -1,5 +1,7 @@
 """Ages from the tables of a BIDS data set."""
 
+import json
+
 import pytest
 
 from fewlabel.people import UNKNOWN, Age, age_of
@@ -66,3 +68,34 @@ def test_the_table_of_sessions_counts_more_than_that_of_people(scan, tmp_path, s
     assert age_of(place).weeks == 41.5
     assert age_of(tmp_path / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2_T1w.nii").weeks == 44
     assert age_of(tmp_path / "sub-01" / "ses-3" / "anat" / "sub-01_ses-3_T1w.nii").weeks == 30
+
+
+@pytest.mark.parametrize(
+    ("units", "age"),
+    [
+        ("weeks", Age(40 / (365.25 / 7), 40.0)),
+        ("Week", Age(40 / (365.25 / 7), 40.0)),
+        ("months", Age(40 / 12, 40 / 12 * (365.25 / 7))),
+        ("DAYS", Age(40 / 365.25)),
+        ("years", Age(40.0, 40 * 365.25 / 7)),
+        ("", Age(40.0, 40 * 365.25 / 7)),
+        ("fortnights", UNKNOWN),
+    ],
+)
+def test_the_json_beside_a_table_gives_the_unit_of_the_age(scan, tmp_path, units, age):
+    place = scan("participant_id\tage\nsub-01\t40\n")
+    (tmp_path / "participants.json").write_text(json.dumps({"age": {"Units": units}}))
+
+    assert age_of(place) == age
+
+
+@pytest.mark.parametrize("name", ["sub-01/sub-01_sessions.json", "sessions.json"])
+def test_each_table_has_its_own_unit(scan, tmp_path, name):
+    place = scan("participant_id\tage\nsub-01\t30\n")
+    (tmp_path / "sub-01").mkdir()
+    (tmp_path / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-1\t6\n")
+    (tmp_path / name).write_text('{"age": {"Units": "months"}}')
+
+    assert age_of(place).years == 0.5
+    (tmp_path / name).write_text("[]")
+    assert age_of(place).years == 6

@@ -231,6 +231,55 @@ def test_another_scan_with_the_same_result_name_is_refused(tmp_path, model, head
         segment(other, model=model, out=tmp_path)
 
 
+def test_another_scan_of_the_same_name_is_refused_while_the_first_is_there(tmp_path, model, head):
+    for name in ("bert", "ernie"):
+        (tmp_path / name).mkdir()
+    bert, ernie = (saved(head, tmp_path / name / "T1.nii") for name in ("bert", "ernie"))
+    (tmp_path / "link").symlink_to(tmp_path / "bert")
+    segment(bert, model=model, out=tmp_path / "out", threads=1)
+
+    (kept,) = segment_files([tmp_path / "link" / "T1.nii"], model, out=tmp_path / "out")
+    with pytest.raises(OutputError) as refusal:
+        segment(ernie, model=model, out=tmp_path / "out")
+    bert.unlink()
+    (moved,) = segment_files([ernie], model, out=tmp_path / "out")
+
+    assert kept.status == "kept"
+    assert f"{bert} and {ernie} would both be segmented to" in refusal.value.what
+    assert moved.status == "kept"
+
+
+def test_what_was_kept_is_told_with_the_model_that_made_it(tmp_path, model, head):
+    scan = saved(head, tmp_path / "head.nii.gz")
+    found = segment(scan, model=model, out=tmp_path, threads=1)
+    other = band_model(tmp_path / "models" / "others", name="others")
+
+    (kept,) = segment_files([scan], other, out=tmp_path)
+
+    labels = found.paths.labels
+    assert kept.as_text() == f"head.nii.gz: kept, segmented before by bands 1.0: {labels}"
+    record = json.loads(found.paths.record.read_text())
+    found.paths.record.write_text(json.dumps(record | {"model": None}))
+    assert kept.as_text() == f"head.nii.gz: kept, segmented before: {labels}"
+
+
+def test_the_record_finds_the_scan_also_where_links_lead_to_the_results(tmp_path, model, head):
+    far = tmp_path / "disk" / "far"
+    far.mkdir(parents=True)
+    (tmp_path / "out").symlink_to(far)
+    outside = saved(head, tmp_path / "head.nii.gz")
+    inside = saved(head, tmp_path / "out" / "other.nii.gz")
+    (tmp_path / "named.nii.gz").symlink_to(outside)
+    scans = [outside, inside, tmp_path / "named.nii.gz"]
+
+    found = list(segment_files(scans, model, out=tmp_path / "out", compute=Compute(threads=1)))
+
+    sources = [one.segmentation.record["source"] for one in found]
+    assert sources == ["../../head.nii.gz", "other.nii.gz", "../../named.nii.gz"]
+    again = list(segment_files(scans, model, out=tmp_path / "out"))
+    assert [one.status for one in again] == ["kept"] * 3
+
+
 def test_two_scans_with_one_result_name_are_refused_before_anything_is_done(tmp_path, model):
     scans = [tmp_path / "sub-01_T1w.nii.gz", tmp_path / "sub-01_T2w.nii"]
 
@@ -284,6 +333,32 @@ def test_a_bad_scan_does_not_stop_the_others(tmp_path, model, head):
     assert [outcome.status for outcome in outcomes] == ["segmented", "failed", "segmented"]
     assert isinstance(outcomes[1].error, ScanError)
     assert not list(tmp_path.glob("sub-02_*.json"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "fix"),
+    [
+        (RuntimeError("Check failed at plugin.cpp:12:\nstd::bad_alloc\n"), "set --max-memory"),
+        (OSError(5, "std::bad_alloc"), "the disk has room"),
+    ],
+)
+def test_what_stops_one_scan_does_not_stop_the_others(
+    tmp_path, model, head, monkeypatch, problem, fix
+):
+    scans = [saved(head, tmp_path / f"{name}.nii.gz") for name in "ab"]
+    run = Segmenter.__call__
+
+    def fails_at_first(*_):
+        monkeypatch.setattr(Segmenter, "__call__", run)
+        raise problem
+
+    monkeypatch.setattr(Segmenter, "__call__", fails_at_first)
+    outcomes = list(segment_files(scans, model, compute=Compute(threads=1)))
+
+    assert [one.status for one in outcomes] == ["failed", "segmented"]
+    assert outcomes[0].error.what.endswith("std::bad_alloc.")
+    assert "plugin.cpp" not in outcomes[0].error.what
+    assert fix in outcomes[0].error.fix
 
 
 def test_a_folder_that_is_a_file_is_refused_before_the_work(tmp_path, model, head):

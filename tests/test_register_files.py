@@ -8,7 +8,7 @@ from fewlabel.cli import app
 from fewlabel.errors import CohortError, ConfigError, OutputError
 from fewlabel.io import write_labels
 from fewlabel.labels import load_protocol
-from fewlabel.register_files import read_atlases
+from fewlabel.register_files import propagate_files, read_atlases
 from fewlabel.volume import LabelMap
 from fewlabel.warp_io import read_field, write_scan
 from tests.heads import box, head
@@ -57,6 +57,27 @@ def test_labels_propagate_from_a_folder_of_atlases_to_the_native_grid(files):
     truth = np.asarray(nibabel.load(files / "labels" / "sub-a_dseg.nii.gz").dataobj)
     assert found.shape == truth.shape
     assert (found[1:] == truth[:-1]).mean() > 0.97  # 5 mm are one voxel
+
+
+def test_atlases_may_be_mgh_files(files):
+    atlas = files / "scans" / "sub-a_T1w.nii.gz"
+    image = nibabel.load(atlas)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    nibabel.save(nibabel.MGHImage(data, image.affine), files / "scans" / "sub-a_T1w.mgz")
+    atlas.unlink()
+
+    (found,) = read_atlases(files / "scans", files / "labels", load_protocol("hippocampus2"))
+
+    assert np.array_equal(found.scan.data, data)
+
+
+def test_scans_of_one_name_are_refused_before_anything_is_done(files):
+    scans = [files / name / "T1.nii.gz" for name in ("bert", "ernie")]
+
+    with pytest.raises(OutputError, match=r"bert.* and .*ernie.* would both be segmented to"):
+        next(propagate_files([], scans, files / "out"))
+
+    assert not (files / "out").exists()
 
 
 def test_labels_without_a_protocol_and_folders_without_a_common_case_are_refused(files):

@@ -24,6 +24,7 @@ from fewlabel.report.volumes import nearest, packed
 from fewlabel.report.words import methods
 from fewlabel.volume import LabelMap, Scan
 from tests.band_model import BANDS, band_model, box_grid, head_at
+from tests.commands import command
 
 EVIL = "</script><script>alert(1)</script> \"quotes\" 'ticks' & \u2028 \u202e 脳 🧠"
 
@@ -192,6 +193,33 @@ def test_half_a_result_is_refused_with_its_name(tmp_path):
 
     with pytest.raises(CohortError, match=r"sub-01_dseg\.json is not a whole result"):
         find_cases(tmp_path)
+
+
+def test_what_is_damaged_is_left_out_and_named_and_what_is_foreign_passed_over(
+    results, tmp_path, capsys
+):
+    folder = tmp_path / "out"
+    for number in (1, 2, 3, 4):
+        for file in (results / "out").glob("sub-01*"):
+            folder.mkdir(exist_ok=True)
+            name = file.name.replace("sub-01", f"sub-0{number}")
+            (folder / name).write_bytes(file.read_bytes())
+    (folder / "sub-02_dseg.json").write_text('{"fewlabel": ')
+    (folder / "sub-03_volumes.tsv").unlink()
+    (folder / "sub-04_dseg.tsv").unlink()
+    (folder / ".0a1b2c3d.sub-07_dseg.json").touch()
+    (folder / "sub-05_dseg.json").write_text('{"Sources": ["bids:raw:sub-05"]}')
+    carried = {"fewlabel": "1", "scan": "sub-06_T1w.nii.gz", "registrations": []}
+    (folder / "sub-06_dseg.json").write_text(json.dumps(carried))
+
+    assert command("report", folder, "--out", tmp_path / "r.html") == 0
+
+    told = capsys.readouterr().err
+    assert [case["id"] for case in data_of((tmp_path / "r.html").read_text())["cases"]] == [
+        "sub-01"
+    ]
+    assert told.count("is not a whole result of fewlabel") == 3
+    assert all(f"sub-0{n}_dseg.json is not" in told for n in (2, 3, 4))
 
 
 def test_usual_volumes_come_from_a_table(tmp_path, results):

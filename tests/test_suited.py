@@ -12,7 +12,7 @@ from fewlabel.grid import Grid
 from fewlabel.modalities import heads_of
 from fewlabel.people import UNKNOWN, Age
 from fewlabel.predict import segment, segment_files
-from fewlabel.suited import choose_model
+from fewlabel.suited import choose_model, known_modalities
 from fewlabel.volume import Scan
 from tests.band_model import band_model
 from tests.commands import command
@@ -30,7 +30,6 @@ def shipped(tmp_path_factory, monkeypatch):
         ADULT: band_model(place / ADULT, name=ADULT),
         NEWBORN: two_channel_model(place / NEWBORN, name=NEWBORN),
     }
-    monkeypatch.setattr("fewlabel.suited.list_models", lambda: tuple(found.values()))
     monkeypatch.setattr("fewlabel.suited.find_model", lambda name=ADULT: found[name])
     return found
 
@@ -89,8 +88,17 @@ def test_a_known_age_counts_more_than_size(age, name, why):
 
     found = choose_model(head(other), age)
 
-    assert (found.model.card.name, found.doubt) == (name, None)
+    assert found.model.card.name == name
     assert why in found.why
+    assert f"as in {'adults' if name == NEWBORN else 'newborns'}. The model for" in found.doubt
+
+
+@pytest.mark.parametrize("age", [Age(0.75, 39.0), Age(0.0)])
+def test_a_known_age_that_the_size_does_not_speak_against_leaves_no_doubt(age):
+    for extent_mm in (NEWBORN_MM, (40.0, 50.0, 40.0)):
+        found = choose_model(head(extent_mm), age)
+
+        assert (found.model.card.name, found.doubt) == (NEWBORN, None)
 
 
 def test_a_child_is_between_all_models_and_it_is_told():
@@ -159,3 +167,20 @@ def test_a_damaged_model_is_not_chosen_in_silence(monkeypatch, tmp_path):
 
     with pytest.raises(ModelFolderError):
         list(segment_files([scan], None))
+
+
+def test_an_unreadable_model_of_ones_own_does_not_stop_the_choice(
+    shipped, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "models" / "old").mkdir(parents=True)
+    (tmp_path / "models" / "old" / "model.json").write_text('{"format": 0}')
+    monkeypatch.setenv("FEWLABEL_MODELS", str(tmp_path / "models"))
+    scan = saved(head(NEWBORN_MM), tmp_path / "sub-2_T2w.nii.gz")
+
+    assert command("segment", scan, "--out", tmp_path / "out", "--threads", 1) == 0
+    assert known_modalities(None) == shipped[NEWBORN].card.looks_at
+    assert command("models") == 0
+    told = capsys.readouterr()
+    assert "adult-aseg32 " in told.out
+    assert "left out: " in told.err
+    assert "its format is 0" in told.err

@@ -4,14 +4,14 @@ A scan that cannot be annotated is left out, and the table says why.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
-from fewlabel.cohort import Case, Cohort, write_cohort
+from fewlabel.cohort import Case, Cohort, person_in, refuse, write_cohort
 from fewlabel.datasets.found import stem_of
 from fewlabel.engine import Compute
 from fewlabel.errors import CohortError, FewlabelError, OutputError, ProtocolError
@@ -65,6 +65,7 @@ def annotate(
 
     Raises:
         OutputError: If two scans would get the same file name, or `out` cannot be written.
+        CohortError: If labels that are there are those of other scans.
     """
     places = {scan: out / f"{_stem(scan)}_desc-{protocol.name}_dseg.nii.gz" for scan in scans}
     if len(set(places.values())) < len(places):
@@ -72,6 +73,7 @@ def annotate(
             f"Some of {len(scans)} scans have the same name, and so would their labels.",
             fix="annotate them in several calls with a folder for each.",
         )
+    _require_own(places, out)
     make_folder(out)
     for scan, place in places.items():
         if place.is_file():
@@ -91,7 +93,31 @@ def annotate(
         yield Annotated(scan, place)
 
 
-def write_table(found: Iterable[Annotated], protocol: LabelProtocol, by: str, out: Path) -> Cohort:
+def _require_own(places: Mapping[Path, Path], out: Path) -> None:
+    """Refuse labels from an earlier call that its table says are those of other scans."""
+    try:
+        lines = (out / TABLE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    rows = csv.DictReader(lines, delimiter="\t")
+    drawn_on = {row.get("labels"): Path(row.get("scan") or "") for row in rows}
+    problems = [
+        f"{place.name} is there already: the labels of {other}, not of {scan}."
+        for scan, place in places.items()
+        if place.is_file() and (other := drawn_on.get(place.name)) and other.is_file()
+        if not (scan.is_file() and scan.samefile(other))
+    ]
+    refuse(str(out), problems, fix="annotate these scans with another folder as --out.")
+
+
+def write_table(
+    found: Iterable[Annotated],
+    protocol: LabelProtocol,
+    by: str,
+    out: Path,
+    *,
+    drawn_in: str | None = None,
+) -> Cohort:
     """Write `annotations.tsv`, what became of each scan, and `cohort.tsv`, those annotated.
 
     Args:
@@ -99,6 +125,7 @@ def write_table(found: Iterable[Annotated], protocol: LabelProtocol, by: str, ou
         protocol: What was drawn.
         by: What drew it, for the table.
         out: Folder.
+        drawn_in: What `load_protocol` finds it by; None: its name, as it ships with fewlabel.
 
     Returns:
         The annotated scans, all to train on. Their persons are told apart by the `sub-` part
@@ -111,9 +138,10 @@ def write_table(found: Iterable[Annotated], protocol: LabelProtocol, by: str, ou
     for one in found:
         status = "kept" if one.kept else "annotated" if one.labels else "failed"
         problem = " ".join(one.problem.split())
-        table.writerow((one.scan, by, status, one.labels.name if one.labels else "", problem))
+        labels = one.labels.name if one.labels else ""
+        table.writerow((one.scan.absolute(), by, status, labels, problem))
     write_text(out / TABLE, text.getvalue())
-    done = Cohort(tuple(_case(one, protocol) for one in found if one.labels))
+    done = Cohort(tuple(_case(one, drawn_in or protocol.name) for one in found if one.labels))
     if done.cases:
         write_cohort(done, out / MANIFEST)
     return done
@@ -205,11 +233,8 @@ def _stem(scan: Path) -> str:
     return stem_of(scan.name) or scan.name
 
 
-def _case(one: Annotated, protocol: LabelProtocol) -> Case:
-    parts = _stem(one.scan).split("_")
-    person = parts[0] if parts[0].startswith("sub-") else _stem(one.scan)
-    modality = parts[-1] if len(parts) > 1 and parts[-1].isalnum() else "T1w"
+def _case(one: Annotated, protocol: str) -> Case:
     name = _stem(one.scan)
-    return Case(
-        name, person, person, {modality: one.scan}, one.labels, protocol.name, split="train"
-    )
+    parts, person = name.split("_"), person_in(name)
+    modality = parts[-1] if len(parts) > 1 and parts[-1].isalnum() else "T1w"
+    return Case(name, person, person, {modality: one.scan}, one.labels, protocol, split="train")

@@ -92,8 +92,18 @@ class Cache:
 
 
 def default_cache() -> Path:
-    """`fewlabel` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewlabel"
+    """`fewlabel` in the user's cache folder.
+
+    Raises:
+        OutputError: If it is not said where that is, and there is no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fewlabel"
+    except RuntimeError:
+        raise OutputError(
+            "There is no place for a cache: this user has no home folder.",
+            fix="point XDG_CACHE_HOME to a folder that can be written to.",
+        ) from None
 
 
 def _move(draft: Path, place: Path) -> None:

@@ -1,18 +1,22 @@
 """What `model.json` says: the card of a model."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from fewlabel.conform import GridRule
+from fewlabel.errors import ModelFolderError
 from fewlabel.labels import LabelProtocol
 from fewlabel.settings import Settings
 from fewlabel.slices import SliceRule
 from fewlabel.style import Offsets, Style
 
+FORMAT = 1
 Modality = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]+$")]
 """How the name of a BIDS image ends, such as T1w."""
 
@@ -243,3 +247,42 @@ Run it with `fewlabel segment SCAN --model {folder}`, from the folder that holds
             return scans
         either = "some of them may be missing" if self.any_modality else "all are needed"
         return f"{scans}; it looks at {together} together, {either}"
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read and check the card of a model folder.
+
+    Raises:
+        ModelFolderError: If it is not there, or not one that this version understands.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ModelFolderError(
+            f"{path.parent} is no model folder: cannot read {path.name} ({problem.strerror}).",
+            fix="give a folder that `fewlabel export` wrote, or a name from `fewlabel models`.",
+        ) from None
+    except ValueError as problem:
+        raise ModelFolderError(
+            f"{path} is not JSON: {problem}.", fix="copy the whole folder again."
+        ) from None
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise ModelFolderError(
+            f"{path} is not a card that this version reads: its format is {version!r}, needed"
+            f" is {FORMAT}.",
+            fix="upgrade fewlabel, or export the model again with this version.",
+        )
+    return _checked(path, found)
+
+
+def _checked(path: Path, found: Mapping[str, Any]) -> ModelCard:
+    try:
+        return ModelCard.model_validate(found)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelFolderError(
+            f"{path} does not make sense at {key!r}: {first['msg']}.",
+            fix="export the model again.",
+        ) from None

@@ -22,6 +22,8 @@ from fewlabel import (
 from fewlabel.errors import FewlabelError
 from fewlabel.version import VERSION
 
+_FIX = "check that path, who may read and write there, and the room on its disk; then try again."
+
 app = App(name="fewlabel", version=VERSION, help="Segment brain MR images when labels are scarce.")
 
 
@@ -101,11 +103,11 @@ def segment(  # noqa: PLR0913  (one parameter per option)
     from fewlabel.modalities import heads_of
     from fewlabel.model import find_model
     from fewlabel.predict import giving, segment_files
-    from fewlabel.suited import modalities_of_models
+    from fewlabel.suited import known_modalities
 
     compute = compute_of(threads, device, precision, max_memory)
     wanted = None if model is None and head is None else giving(find_model(model), head)
-    known = wanted.card.looks_at if wanted else modalities_of_models()
+    known = known_modalities(wanted) if others else ()
     heads = heads_of(scans, known, modality, others or ())
     run = segment_files(heads, wanted, out=out, compute=compute, overwrite=overwrite)
     told, failed, doubtful = [], [], 0
@@ -150,18 +152,23 @@ def demo(*, out: Path = Path("fewlabel-demo"), model: str | None = None) -> None
 def models(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
     """List the models that ship with fewlabel and those in your own folder.
 
+    Those of yours that cannot be read are left out, and named.
+
     Args:
         json: Print JSON instead of text.
     """
-    from fewlabel.model import list_models, models_folder
+    from fewlabel.model import list_models, models_folder, unreadable_models
 
     found = list_models()
+    for problem in unreadable_models():
+        print(f"fewlabel: left out: {problem}", file=sys.stderr)
     if json:
         print(dumps([model.card.model_dump(mode="json") for model in found], indent=2))
         return
     for each in found:
         print(each.as_text())
-    print(f"Models of your own go to {models_folder()}, one folder each.")
+    own = models_folder() or "a folder that the variable FEWLABEL_MODELS names"
+    print(f"Models of your own go to {own}, one folder each.")
 
 
 def main() -> None:
@@ -174,3 +181,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as problem:
+        where = "" if problem.filename is None else f"{problem.filename}: "
+        print(f"fewlabel: {where}{problem.strerror or problem}.\n  To fix: {_FIX}", file=sys.stderr)
+        sys.exit(2)

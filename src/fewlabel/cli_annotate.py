@@ -66,7 +66,7 @@ def auto(
     for one in annotate_scans(scans, annotator, wanted, out):
         print(f"{one.scan.name}: {one.problem or one.labels}", flush=True)
         found.append(one)
-    done = write_table(found, wanted, told, out)
+    done = write_table(found, wanted, told, out, drawn_in=protocol)
     print(f"{out}: {len(done.cases)} of {len(scans)} scans annotated by {told}")
     if len(done.cases) < len(scans):
         sys.exit(1)

@@ -1,6 +1,5 @@
 """The command that segments a cohort; it is a BIDS App as well."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -102,7 +101,7 @@ def segment_cohort(
 
     Results are BIDS derivatives with one table of volumes; scans that failed are listed with
     their reasons in failures.tsv. Arguments may be those of a BIDS App: DATA OUTPUT participant;
-    the level group only writes the table of volumes again.
+    the level group only writes the two tables of all again.
 
     Args:
         data: The BIDS data set.
@@ -112,7 +111,7 @@ def segment_cohort(
         what: Which scans, which model.
         where: Where to compute.
     """
-    from fewlabel.derivatives import open_derivatives, plan, sort_out
+    from fewlabel.derivatives import open_derivatives, plan, require_derivatives, sort_out
 
     place = where.place()
     if where.job_script:
@@ -120,7 +119,8 @@ def segment_cohort(
         return
     folder, data = _one_of(out, output_dir).absolute(), data.absolute()
     if level == "group":
-        _tell_volumes(folder)
+        require_derivatives(folder)
+        _gather(folder)
         return
     from fewlabel.model import find_model
 
@@ -137,7 +137,7 @@ def segment_cohort(
             for one in segment_jobs(left, OneModel(model, compute), client):
                 shown.tell(one)
     failed = [one for one in shown.told if one.status == "failed"]
-    _write_failures(folder, data, failed)
+    _write_failures(folder, data, shown.told, everybody=not what.participant_label)
     _tell_left_out(path for job in jobs for path in job.left_out)
     doubtful = _tell_volumes(folder)
     if failed:
@@ -158,7 +158,17 @@ def _tell_volumes(folder: Path) -> int:
     table = write_volumes(folder)
     said = f", {table.doubtful} with warnings" if table.doubtful else ""
     print(f"{folder / VOLUMES}: {table.scans} scans{said}")
+    for path in table.damaged:
+        print(f"fewlabel: {path} is damaged and was left out.", file=sys.stderr)
     return table.doubtful
+
+
+def _gather(folder: Path) -> None:
+    """Write both tables again from what lies there."""
+    from fewlabel.cohort_tables import gather_failures
+
+    gather_failures(folder)
+    _tell_volumes(folder)
 
 
 def _script(place: "Place") -> str:
@@ -225,15 +235,14 @@ def _is_tenth(done: int, total: int) -> bool:
     return done * 10 // total > (done - 1) * 10 // total
 
 
-def _write_failures(folder: Path, data: Path, failed: "list[Told]") -> None:
-    from fewlabel.cohort_tables import FAILURES, write_table
+def _write_failures(folder: Path, data: Path, run: "list[Told]", *, everybody: bool) -> None:
+    from fewlabel.cohort_tables import write_failures
 
-    rows = [
-        {
-            "scan": os.path.relpath(told.scan, data),
-            "reason": " ".join(told.what.split()),
-            "to_fix": " ".join(told.fix.split()),
-        }
-        for told in sorted(failed, key=lambda told: told.scan)
-    ]
-    write_table(folder / FAILURES, ("scan", "reason", "to_fix"), rows)
+    failed: dict[str, list[dict[str, str]]] = {}
+    for told in sorted(run, key=lambda told: told.scan):
+        scan = told.scan.relative_to(data)
+        lines = failed.setdefault(scan.parts[0], [])
+        if told.status == "failed":
+            reason, to_fix = (" ".join(text.split()) for text in (told.what, told.fix))
+            lines.append({"scan": str(scan), "reason": reason, "to_fix": to_fix})
+    write_failures(folder, failed, everybody=everybody)

@@ -1,5 +1,6 @@
 """The commands that show results: reports and the viewer."""
 
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ def report(
 ) -> None:
     """Write one page, to be opened in any browser, about segmented scans and training runs.
 
+    Results that are damaged are left out, and named.
+
     Args:
         folders: Folders with results of `fewlabel segment`, and training runs.
         out: Page to write.
@@ -22,7 +25,10 @@ def report(
     """
     from fewlabel.report.page import write_report
 
-    page = write_report(folders, out, norms=norms)
+    def tell(problem: str) -> None:
+        print(f"fewlabel: left out: {problem}", file=sys.stderr)
+
+    page = write_report(folders, out, norms=norms, tell=tell)
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser.")
 
 

@@ -1,8 +1,9 @@
 """Where a cohort is computed: processes of this machine, a Dask scheduler, or a batch system."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import CRITICAL
 from pathlib import Path
@@ -33,9 +34,9 @@ class Profile(Settings):
     jobs: int = Field(default=1, ge=1)
     """Jobs, of one worker each, at the same time."""
     cores: int = Field(default=2, ge=1)
-    """Of each job; a scan is segmented on all of them."""
+    """Of each job; a scan is segmented on all of them. `directives` must ask SGE for them."""
     memory: str = "4GB"
-    """Of each job."""
+    """Of each job; for SGE, `directives` must ask for it."""
     walltime: str = "02:00:00"
     """After that a job ends; what it was at goes to another one."""
     queue: str | None = None
@@ -147,9 +148,13 @@ def workers_here() -> int:
 @contextmanager
 def _cluster(place: Place, compute: Compute) -> Iterator[Any]:
     if place.profile is not None:
-        with _batch(place.profile) as cluster:
-            cluster.scale(jobs=place.profile.jobs)
+        cluster = _batch(place.profile)
+        try:
+            _submit(cluster, place.profile.jobs)
             yield cluster
+        finally:
+            with suppress(Exception):  # of jobs that could not be submitted or ended
+                cluster.close()
         return
     import dask
 
@@ -171,6 +176,34 @@ def _cluster(place: Place, compute: Compute) -> Iterator[Any]:
         yield cluster
 
 
+def _submit(cluster: Any, jobs: int) -> None:
+    """Ask for jobs, and wait until the batch system has taken them."""
+    command = cluster.job_cls.submit_command
+    if shutil.which(command.split()[0]) is None:
+        raise ConfigError(
+            f"There is no command {command} here, which submits jobs.",
+            fix="start on a machine that may submit, and check `system` in the profile.",
+        )
+
+    async def submitted() -> None:  # `scale` would not say that it failed
+        while len(cluster.worker_spec) < jobs:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        await cluster._correct_state()
+
+    try:
+        cluster.sync(submitted)
+    except (OSError, RuntimeError, ValueError) as problem:
+        for job in cluster.workers.values():
+            if job.job_id is None:  # refused; the cluster could not be closed otherwise
+                job.status = _distributed().Status.closed
+        lines = [line.strip(" .") for line in str(problem).splitlines()]
+        said = [line for line in lines if line not in ("", "stdout:", "stderr:")]
+        raise ConfigError(
+            f"{command} refused a job: {said[-1] if said else type(problem).__name__}.",
+            fix="correct the profile; `--job-script` shows what is submitted.",
+        ) from None
+
+
 def _batch(profile: Profile) -> Any:
     try:
         import dask_jobqueue
@@ -181,6 +214,7 @@ def _batch(profile: Profile) -> Any:
         "pbs": dask_jobqueue.PBSCluster,
         "sge": dask_jobqueue.SGECluster,
     }
+    _require_sense(profile)
     payer = "project" if profile.system == "sge" else "account"
     asked = {
         "cores": profile.cores,
@@ -198,6 +232,27 @@ def _batch(profile: Profile) -> Any:
         "scheduler_options": {"dashboard_address": None},
     }
     return kinds[profile.system](**{key: value for key, value in asked.items() if value})
+
+
+def _require_sense(profile: Profile) -> None:
+    """Refuse what would only come to light in jobs."""
+    from dask.utils import parse_bytes
+
+    try:
+        parse_bytes(profile.memory)
+    except ValueError:
+        raise ConfigError(
+            f"The memory of a job cannot be {profile.memory!r}.",
+            fix="write a number and a unit, such as `memory: 8GB`.",
+        ) from None
+    asks = any(line.split()[:1] == ["-pe"] for line in profile.directives)
+    if profile.system == "sge" and profile.cores > 1 and not asks:
+        raise ConfigError(
+            f"Nothing asks SGE for {profile.cores} cores: its parallel environments have other"
+            " names everywhere.",
+            fix=f"add one to `directives`, such as `-pe smp {profile.cores}` (`qconf -spl`), or"
+            " set `cores: 1`.",
+        )
 
 
 def _distributed() -> Any:

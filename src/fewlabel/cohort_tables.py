@@ -1,7 +1,11 @@
 """The tables of a whole cohort.
 
 OUT/volumes.tsv                           a line a scan: warnings, expected Dice, volumes in mm3
-OUT/failures.tsv                          a line a scan of the last run that failed, with the reason
+OUT/sub-01/sub-01_failures.tsv            a line a scan that failed in the last run for this person
+OUT/failures.tsv                          the lines of all such files
+
+Jobs for different people may run at the same time: each writes files of its own, of which the
+tables of all are made.
 """
 
 import csv
@@ -14,13 +18,21 @@ from typing import Any, NamedTuple
 from fewlabel.whole import write_text
 
 VOLUMES, FAILURES = "volumes.tsv", "failures.tsv"
+_FAILURE = ("scan", "reason", "to_fix")
 
 
 class Written(NamedTuple):
-    """How many scans are in the table of volumes, and how many of them have warnings."""
+    """What became of the table of volumes.
+
+    Attributes:
+        scans: How many are in it.
+        doubtful: How many of them have warnings.
+        damaged: Tables of scans that could not be read and were left out.
+    """
 
     scans: int
     doubtful: int
+    damaged: tuple[Path, ...] = ()
 
 
 def write_volumes(out: Path) -> Written:
@@ -33,17 +45,65 @@ def write_volumes(out: Path) -> Written:
         OutputError: If it cannot be written.
     """
     rows: list[dict[str, str]] = []
+    damaged: list[Path] = []
     for record in sorted(out.glob("sub-*/**/*_dseg.json")):
         table = record.with_name(record.name.replace("_dseg.json", "_volumes.tsv"))
         if not table.exists():
             continue
-        lines = table.read_text(encoding="utf-8").splitlines()[1:]
-        volumes = dict(line.split("\t") for line in lines)
-        rows.append({**_who(record), **volumes})
+        volumes = _volumes(table)
+        if volumes is None:
+            damaged.append(table)
+        else:
+            rows.append({**_who(record), **volumes})
     columns = dict.fromkeys(name for row in rows for name in row)
     first = ("participant_id", "session_id", "scan", "warnings")
     write_table(out / VOLUMES, [*first, *(c for c in columns if c not in first)], rows)
-    return Written(len(rows), sum(row["warnings"] != "0" for row in rows))
+    doubtful = sum(row["warnings"] != "0" for row in rows)
+    return Written(len(rows), doubtful, tuple(damaged))
+
+
+def write_failures(
+    out: Path, failed: Mapping[str, Sequence[Mapping[str, str]]], *, everybody: bool
+) -> None:
+    """Tell what failed in a run, person by person, and gather what failed of all.
+
+    Args:
+        out: Folder of the derivatives.
+        failed: For each person in the run, such as sub-01, `scan`, `reason` and `to_fix` of what
+            failed; nothing if all went well.
+        everybody: Whether nobody else is in the data set; else what failed of others stays.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    for person, rows in failed.items():
+        path = out / person / f"{person}_{FAILURES}"
+        if rows:
+            write_table(path, _FAILURE, rows)
+        else:
+            path.unlink(missing_ok=True)
+    if everybody:
+        for path in _failures_in(out):
+            if path.parent.name not in failed:
+                path.unlink(missing_ok=True)
+    gather_failures(out)
+
+
+def gather_failures(out: Path) -> None:
+    """Write the table of what failed from the files of all people.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    found: list[dict[str, str]] = []
+    for path in _failures_in(out):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+        except (OSError, ValueError, csv.Error):
+            continue  # another job has just removed it, or it is damaged
+        found += [{name: row.get(name) or "n/a" for name in _FAILURE} for row in rows]
+    write_table(out / FAILURES, _FAILURE, found)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -66,6 +126,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _failures_in(out: Path) -> list[Path]:
+    return sorted(out.glob(f"sub-*/sub-*_{FAILURES}"))
+
+
+def _volumes(table: Path) -> dict[str, str] | None:
+    """Volume of each structure, as it is written; None if the table is damaged."""
+    try:
+        _, *lines = table.read_text(encoding="utf-8").splitlines()
+        return dict(line.split("\t") for line in lines)
+    except (OSError, ValueError):
+        return None
 
 
 def _who(record: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from fewlabel.version import VERSION
 from fewlabel.whole import write_text
 
 DESCRIPTION, IGNORED = "dataset_description.json", ".bidsignore"
-_NOT_BIDS = ("*_volumes.tsv", "*_qc.png", VOLUMES, FAILURES)
+_NOT_BIDS = ("*_volumes.tsv", "*_qc.png", f"*_{FAILURES}", VOLUMES, FAILURES)
 _BIDS_VERSION = "1.10.0"
 
 
@@ -169,11 +169,10 @@ def open_derivatives(
     """
     described = _description(data, model, compute)
     before = read_json(out / DESCRIPTION)
-    if before is None and out.is_dir() and any(out.iterdir()):
-        raise OutputError(
-            f"{out} exists and holds no derivatives of fewlabel: it has no {DESCRIPTION} by it.",
-            fix="choose another folder.",
-        )
+    if before is None and _holds_something(out):
+        before = read_json(out / DESCRIPTION)  # of a process that began at the same time
+        if before is None:
+            raise _no_derivatives(out)
     made_by, needed = _generator(before), _generator(described)
     if made_by is not None and made_by != needed and not overwrite:
         raise OutputError(
@@ -185,12 +184,36 @@ def open_derivatives(
         write_text(out / DESCRIPTION, json.dumps(described, indent=1) + "\n")
 
 
+def require_derivatives(out: Path) -> None:
+    """Refuse a folder that holds no derivatives of fewlabel.
+
+    Raises:
+        OutputError: If so.
+    """
+    made_by = _generator(read_json(out / DESCRIPTION))
+    if made_by is None or not made_by[0]:
+        raise _no_derivatives(out)
+
+
 def remove_drafts(paths: ResultPaths) -> None:
     """Remove what a process left that was killed while it wrote these files."""
     for path in paths.all():
         for draft in path.parent.glob(f".????????.{path.name}"):
             with suppress(OSError):  # another process was faster
                 draft.unlink()
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether more is there than what processes write first, hidden, or leave when killed."""
+    return folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir())
+
+
+def _no_derivatives(out: Path) -> OutputError:
+    found = "exists and" if out.exists() else "does not exist and so"
+    return OutputError(
+        f"{out} {found} holds no derivatives of fewlabel: it has no {DESCRIPTION} by it.",
+        fix="choose another folder.",
+    )
 
 
 def _person(data: Path, scan: Path) -> str:

@@ -30,8 +30,9 @@ def converted(folder: Path) -> Iterator[Path]:
         command = [program, "-b", "n", "-z", "n", "-f", "%s", "-o", place, str(folder.resolve())]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_LONGEST_S, check=False
-            )
+                command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_S,
+                check=False,
+            )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as problem:
             raise ScanError(
                 f"dcm2niix could not convert {folder}: {problem}.",

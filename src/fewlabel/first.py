@@ -56,7 +56,11 @@ class First:
             raise _failed(scan, "it reads NIfTI files only")
         with TemporaryDirectory(prefix="fewlabel-first-") as place:
             folder = Path(place)
-            shutil.copyfile(scan, folder / f"scan{_ending(scan)}")
+            try:
+                shutil.copyfile(scan, folder / f"scan{_ending(scan)}")
+            except OSError as refusal:
+                why = refusal.strerror or refusal
+                raise _failed(scan, f"it cannot be copied ({why})") from None
             said = self._run(folder, scan)
             result = folder / "out_all_fast_firstseg.nii.gz"
             problem = _errors(folder) or ("" if result.is_file() else said or "it wrote no result")

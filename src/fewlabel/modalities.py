@@ -1,14 +1,15 @@
 """Which image of a head is which: a network of several channels wants each in its place."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from os.path import relpath
+from dataclasses import dataclass, field, replace
+from os.path import realpath, relpath
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
 from fewlabel.card import ModelCard
+from fewlabel.checks import check_intensities, clean
 from fewlabel.cohort import Case, refuse
 from fewlabel.errors import CohortError, ConfigError, ScanError
 from fewlabel.io import read_labels, read_scan
@@ -224,25 +225,42 @@ def read_images(images: Images, card: ModelCard) -> dict[str, Scan]:
 
     Raises:
         ConfigError: See `sorted_in`.
-        ScanError: If one cannot be read, or lies elsewhere than the scan.
+        ScanError: If one cannot be read or is no picture, or lies elsewhere than the scan.
     """
     files = sorted_in(images, card)
-    if images.read is not None:
-        files |= {next(iter(files)): images.read}
-    read = {
-        name: image if isinstance(image, Scan) else read_scan(image)
-        for name, image in files.items()
-    }
+    there = {} if images.read is None else {next(iter(files)): images.read}
+    read = {name: there.get(name) or read_image(image) for name, image in files.items()}
     (first, scan), *others = read.items()
     for name, other in others:
         _require_overlap(first, scan, name, other)
     return read
 
 
+def read_image(image: Image) -> Scan:
+    """Read a file, or look at a scan in memory as at those from files; its array stays as it is.
+
+    Raises:
+        ScanError: If it cannot be read, or is no picture.
+    """
+    if isinstance(image, Path):
+        return read_scan(image)
+    data = image.data if np.isfinite(image.data).all() else image.data.copy()
+    notes = clean(data, "The scan in memory")
+    check_intensities(data, "The scan in memory")
+    return replace(image, data=data, notes=(*image.notes, *notes))
+
+
+def path_from(folder: Path, image: Path) -> str:
+    """The way from a folder to a file, also where links lead to either; for the record."""
+    place = image.absolute()
+    real = Path(realpath(place.parent), place.name)
+    return Path(relpath(real, realpath(folder))).as_posix()
+
+
 def as_files(images: Images, card: ModelCard, beside: Path) -> dict[str, str]:
     """Path of each image that is a file, relative to a folder, by modality; for the record."""
     return {
-        name: Path(relpath(image, beside)).as_posix()
+        name: path_from(beside, image)
         for name, image in sorted_in(images, card).items()
         if isinstance(image, Path)
     }

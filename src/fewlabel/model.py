@@ -6,29 +6,24 @@ weights.safetensors   all weights of training, if wanted: those of deep supervis
 quality.json          what results are usually like, and how far doubt goes with Dice, if measured
 """
 
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from fewlabel.card import ModelCard
+from fewlabel.card import ModelCard, read_card
 from fewlabel.errors import ModelFolderError, OutputError
 from fewlabel.norms import Norms
-from fewlabel.whole import write_bytes
+from fewlabel.whole import write_bytes, write_folder
 
 CARD, ONNX, WEIGHTS, QUALITY = "model.json", "model.onnx", "weights.safetensors", "quality.json"
 README = "README.md"
 REGISTRATION = "registration.safetensors"
 DEFAULT = "adult-aseg32"
-FORMAT = 1
+_FILES = {CARD, ONNX, WEIGHTS, QUALITY, README, REGISTRATION}
+_SHIPPED = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
@@ -84,18 +79,13 @@ def read_model(folder: Path) -> ModelFolder:
         ModelFolderError: If a file is missing, is not what the card says, or the card is not
             one that this version understands.
     """
-    card = _read_card(folder)
+    card = read_card(folder / CARD)
     if ONNX not in card.sha256:
         raise ModelFolderError(
             f"{folder / CARD} does not give the hash of {ONNX}.", fix="export the model again."
         )
     for name, expected in card.sha256.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise ModelFolderError(
-                f"The model folder {folder} lacks {name}, which its card names.",
-                fix="copy the whole folder again.",
-            )
+        path = _file_of(folder, name)
         found = sha256(path.read_bytes()).hexdigest()
         if found != expected:
             raise ModelFolderError(
@@ -118,7 +108,7 @@ def write_model(
     """Write a model folder, whole or not at all.
 
     Args:
-        folder: Must not exist, or be a model folder, which is replaced.
+        folder: Must not exist, or be a model folder, which is replaced, and hold nothing else.
         card: What to say; the hashes are filled in.
         onnx: Content of the network's file.
         weights: Content of the safetensors file, if wanted.
@@ -135,7 +125,7 @@ def write_model(
     card = card.model_copy(update={"sha256": hashes})
     files |= _told(folder, card)
     try:
-        _write_files(folder, files)
+        write_folder(folder, files)
     except OSError as problem:
         raise OutputError(
             f"Cannot write the model folder {folder}: {problem.strerror or problem}.",
@@ -183,14 +173,23 @@ def copy_model(
 
 
 def require_place(folder: Path) -> None:
-    """Refuse a place for a model folder where something else is.
+    """Refuse a place for a model folder where something else is, or lies in the folder.
 
     Raises:
         OutputError: If so.
     """
-    if folder.exists() and not (folder / CARD).is_file():
+    if not folder.exists():
+        return
+    if not (folder / CARD).is_file():
         raise OutputError(
             f"{folder} exists and is no model folder.", fix="choose another folder with --out."
+        )
+    others = sorted({path.name for path in folder.iterdir()} - _FILES)
+    if others:
+        raise OutputError(
+            f"{folder} holds what no model folder has, which would be lost:"
+            f" {', '.join(others[:5])}.",
+            fix="move that to another place, or choose another folder with --out.",
         )
 
 
@@ -219,74 +218,60 @@ def find_model(name_or_folder: str | Path | None = None) -> ModelFolder:
 
 
 def list_models() -> tuple[ModelFolder, ...]:
-    """Models that ship with fewlabel, then those in the user's folder (`models_folder`)."""
-    return tuple(ModelFolder(folder, _read_card(folder)) for folder in _model_folders().values())
+    """Models that ship with fewlabel, then those in the user's folder (`models_folder`).
+
+    Those of the user's that cannot be read are left out; `unreadable_models` tells why.
+    """
+    return tuple(found for found in _listed() if isinstance(found, ModelFolder))
 
 
-def models_folder() -> Path:
-    """Where users keep models of their own: `FEWLABEL_MODELS`, or a place in their home."""
-    default = Path.home() / ".local" / "share" / "fewlabel" / "models"
-    return Path(os.environ.get("FEWLABEL_MODELS") or default)
+def unreadable_models() -> tuple[ModelFolderError, ...]:
+    """What is wrong with each model in the user's folder that `list_models` leaves out."""
+    return tuple(found for found in _listed() if isinstance(found, ModelFolderError))
+
+
+def models_folder() -> Path | None:
+    """Where users keep models of their own: `FEWLABEL_MODELS`, or a place in their home.
+
+    None if neither is known.
+    """
+    said = os.environ.get("FEWLABEL_MODELS")
+    try:
+        return Path(said or Path.home() / ".local" / "share" / "fewlabel" / "models")
+    except RuntimeError:  # no home
+        return None
+
+
+def _listed() -> Iterator[ModelFolder | ModelFolderError]:
+    for folder in _model_folders().values():
+        try:
+            card = read_card(folder / CARD)
+            for name in card.sha256:
+                _file_of(folder, name)
+        except ModelFolderError as refusal:
+            if folder.parent == _SHIPPED:
+                raise  # another one would be chosen in its place
+            yield refusal
+        else:
+            yield ModelFolder(folder, card)
 
 
 def _model_folders() -> dict[str, Path]:
     """Folder of each model by name; one that ships with fewlabel wins over one that does not."""
-    found: dict[str, Path] = {}
-    for place in (Path(__file__).parent / "models", models_folder()):
+    own, found = models_folder(), dict[str, Path]()
+    for place in (_SHIPPED, *([own] if own else [])):
         for card in sorted(place.glob(f"*/{CARD}")):
-            found.setdefault(card.parent.name, card.parent)
+            if not card.parent.name.startswith("."):  # a draft of a process that was killed
+                found.setdefault(card.parent.name, card.parent)
     return found
 
 
-def _read_card(folder: Path) -> ModelCard:
-    path = folder / CARD
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
+def _file_of(folder: Path, name: str) -> Path:
+    """A file that a card names."""
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
         raise ModelFolderError(
-            f"{folder} is no model folder: cannot read {CARD} ({problem.strerror}).",
-            fix="give a folder that `fewlabel export` wrote, or a name from `fewlabel models`.",
-        ) from None
-    except ValueError as problem:
-        raise ModelFolderError(
-            f"{path} is not JSON: {problem}.", fix="copy the whole folder again."
-        ) from None
-    version = found.get("format") if isinstance(found, dict) else None
-    if version != FORMAT:
-        raise ModelFolderError(
-            f"{path} is not a card that this version reads: its format is {version!r}, needed"
-            f" is {FORMAT}.",
-            fix="upgrade fewlabel, or export the model again with this version.",
+            f"The model folder {folder} lacks {name}, which its card names.",
+            fix="copy the whole folder again.",
         )
-    return _checked(path, found)
-
-
-def _checked(path: Path, found: Mapping[str, Any]) -> ModelCard:
-    try:
-        return ModelCard.model_validate(found)
-    except ValidationError as invalid:
-        first = invalid.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelFolderError(
-            f"{path} does not make sense at {key!r}: {first['msg']}.",
-            fix="export the model again.",
-        ) from None
-
-
-def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    former = draft.with_name(f"{draft.name}.former")
-    try:
-        for name, content in files.items():
-            with (draft / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        draft.chmod(0o755)
-        if folder.exists():
-            folder.rename(former)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+    return path

@@ -1,15 +1,19 @@
 """What a BIDS data set tells about the person in a scan."""
 
 import csv
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 WEEKS_PER_YEAR = 365.25 / 7
 WEEKS_COLUMNS = ("age_weeks", "scan_age", "postmenstrual_age_weeks", "gestational_age_weeks")
 """Columns that give an age in weeks; the first that is filled in counts."""
+_WEEKS_IN = dict.fromkeys((*WEEKS_COLUMNS, "age in weeks"), 1.0)
+_YEARS_IN = {"age": 1.0, "age in months": 12.0, "age in days": 365.25}
+"""Units of a column in a week or year; `_by_unit` names some of these columns."""
 _PERSON = re.compile(r"^sub-[A-Za-z0-9]+")
 _SESSION = re.compile(r"(?<![A-Za-z0-9])ses-[A-Za-z0-9]+")
 _LEVELS = 5
@@ -39,9 +43,10 @@ UNKNOWN = Age()
 def age_of(scan: Path) -> Age:
     """The age that the tables above a scan give: `*_sessions.tsv`, then `participants.tsv`.
 
-    BIDS gives ages in years, as `age`; studies of newborns give weeks, in one of
-    `WEEKS_COLUMNS`. Numbers that cannot be ages are not taken for any. Years below two are not
-    made weeks, as nothing says whether they count from birth or from conception.
+    BIDS gives ages in years, as `age`, or in the `Units` of `age` in the JSON beside the table:
+    years, months, weeks or days. Studies of newborns give weeks, in one of `WEEKS_COLUMNS`.
+    Numbers that cannot be ages, and those in other units, are not taken for any. Years below two
+    are not made weeks, as nothing says whether they count from birth or from conception.
 
     Args:
         scan: Its name, or a folder above it, says who it is: sub-01, and perhaps ses-2.
@@ -55,8 +60,8 @@ def age_of(scan: Path) -> Age:
     if session is not None:
         rows += _rows(folders, f"{person}_sessions.tsv", "session_id", session)
     rows += _rows(folders, "participants.tsv", "participant_id", person)
-    weeks = _first(rows, WEEKS_COLUMNS, _OLDEST_YEARS * WEEKS_PER_YEAR)
-    years = _first(rows, ("age",), _OLDEST_YEARS)
+    weeks = _first(rows, _WEEKS_IN, _OLDEST_YEARS * WEEKS_PER_YEAR)
+    years = _first(rows, _YEARS_IN, _OLDEST_YEARS)
     if weeks is None and years is not None and years >= _SURE_YEARS:
         weeks = years * WEEKS_PER_YEAR
     if years is None and weeks is not None:
@@ -82,16 +87,42 @@ def _rows(folders: list[Path], table: str, column: str, wanted: str) -> list[Row
         except (OSError, ValueError, csv.Error):
             return []
         bare = wanted.removeprefix(prefix)
-        return [row for row in rows if (row.get(column) or "").removeprefix(prefix) == bare]
+        found = [row for row in rows if (row.get(column) or "").removeprefix(prefix) == bare]
+        return _by_unit(found, _unit(folder / table))
     return []
 
 
-def _first(rows: list[Row], columns: tuple[str, ...], most: float) -> float | None:
-    """The first usable number in some columns, table by table."""
+def _by_unit(rows: Sequence[Row], unit: str) -> list[Row]:
+    """The lines with `age` under the name of its unit, if that is not years."""
+    if unit == "year":
+        return list(rows)
+    return [{**row, "age": None, f"age in {unit}s": row.get("age")} for row in rows]
+
+
+def _unit(table: Path) -> str:
+    """The unit of `age`, such as "week", by the JSON of the table; years if none says so.
+
+    That of `sub-01_sessions.tsv` may also be called `sessions.json`, beside it or a folder above.
+    """
+    of_all = f"{table.stem.rpartition('_')[2]}.json"
+    places = [table.with_suffix(".json")]
+    if table.stem != "participants":
+        places += [table.with_name(of_all), table.parent.parent / of_all]
+    for place in places:
+        try:
+            unit = json.loads(place.read_text(encoding="utf-8-sig"))["age"]["Units"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return str(unit).strip().lower().removesuffix("s") or "year"
+    return "year"
+
+
+def _first(rows: list[Row], columns: Mapping[str, float], most: float) -> float | None:
+    """The first usable number in some columns, table by table, over its units."""
     for row in rows:
-        for column in columns:
+        for column, units in columns.items():
             try:
-                age = float(row.get(column) or "")
+                age = float(row.get(column) or "") / units
             except ValueError:
                 continue
             if math.isfinite(age) and 0 <= age <= most:

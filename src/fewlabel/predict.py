@@ -1,17 +1,15 @@
 """A scan goes in, its segmentation comes out, in memory or as files."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from os.path import relpath
 from pathlib import Path
 from typing import Any, Literal
 
-from fewlabel.engine import Compute, compute_of
+from fewlabel.engine import Compute, compute_of, last_line
 from fewlabel.errors import FewlabelError, ModelFolderError, OutputError, ScanError
 from fewlabel.io import write_bytes
-from fewlabel.modalities import Images, as_files, read_images, sorted_in
+from fewlabel.modalities import Images, as_files, path_from, read_images, sorted_in
 from fewlabel.model import ModelFolder, find_model
 from fewlabel.people import UNKNOWN, Age, age_of
 from fewlabel.picture import picture
@@ -47,14 +45,16 @@ class Outcome:
             return self.segmentation.warnings
         if self.status == "failed":
             return ()
-        record = json.loads(self.paths.record.read_text(encoding="utf-8"))
-        return tuple(record.get("warnings", ()))
+        return tuple(self.paths.read_record().get("warnings", ()))
 
     def as_text(self) -> str:
         """For people: what happened, how good that is, warnings and where the files are."""
+        if self.error is not None:
+            return f"{self.scan.name}: failed"
         if self.segmentation is None:
-            kept = f"kept, segmented before: {self.paths.labels}"
-            return f"{self.scan.name}: {kept if self.error is None else 'failed'}"
+            by = self.paths.made_by()
+            kept = f"kept, segmented before by {by}" if by else "kept, segmented before"
+            return f"{self.scan.name}: {kept}: {self.paths.labels}"
         volumes, record = self.segmentation.volumes_mm3, self.segmentation.record
         model = record["model"]
         found = sum(mm3 > 0 for mm3 in volumes.values()) - 1
@@ -202,12 +202,8 @@ def segment_one(
         raise
     except FewlabelError as refusal:
         return Outcome(scan, "failed", paths, error=refusal)
-    except (MemoryError, OSError) as problem:
-        error = ScanError(
-            f"Could not segment {scan}: {type(problem).__name__} {problem}.",
-            fix="close other programs if memory is short, then try this scan again.",
-        )
-        return Outcome(scan, "failed", paths, error=error)
+    except (MemoryError, OSError, RuntimeError) as problem:  # OpenVINO's are RuntimeErrors
+        return Outcome(scan, "failed", paths, error=_stopped(scan, problem))
 
 
 def giving(model: ModelFolder, head: str | None) -> ModelFolder:
@@ -254,6 +250,14 @@ def _scan_or_path(given: Scan | Path | str) -> Scan | Path:
     return given if isinstance(given, Scan) else Path(given)
 
 
+def _stopped(scan: Path, problem: Exception) -> ScanError:
+    if isinstance(problem, OSError):
+        fix = "see that it can be read, its results can be written, and the disk has room."
+    else:
+        fix = "if memory is short, set --max-memory or close other programs; try this scan again."
+    return ScanError(f"Could not segment {scan}: {last_line(problem)}.", fix=fix)
+
+
 def _in_memory(ready: Ready, known: Age = UNKNOWN) -> tuple[Segmentation, Scan]:
     """The result, and the scan that gives it its grid."""
     with ready.watch.stage("read"):
@@ -277,7 +281,7 @@ def _segment_files(ready: Ready, paths: ResultPaths) -> Segmentation:
             return picture(shown, result.labels, title=name, lines=lines)
 
     result.record["scan"] = name
-    result.record["source"] = Path(relpath(scan, paths.record.parent)).as_posix()
+    result.record["source"] = path_from(paths.record.parent, scan)
     if len(card.looks_at) > 1:
         result.record["images"] = as_files(images, card, paths.record.parent)
     with ThreadPoolExecutor(1) as beside, watch.stage("write"):

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewlabel.datasets.found import stem_of
 from fewlabel.errors import CohortError, OutputError
 from fewlabel.evaluate import case_of, label_files
 from fewlabel.io import read_labels, read_scan, write_labels, write_text
 from fewlabel.labels import LabelProtocol
 from fewlabel.propagate import Atlas, check_atlases, propagate
 from fewlabel.register import Deformer, How, Registration, register
-from fewlabel.results import ResultPaths
+from fewlabel.results import ResultPaths, require_different_names
 from fewlabel.version import VERSION
 from fewlabel.volume import LabelMap
 from fewlabel.warp_io import write_field, write_scan
@@ -94,10 +95,12 @@ def propagate_files(
         The written file, its labels, and how far the atlases agreed (0 to 1).
 
     Raises:
-        OutputError: If a result is there already, or cannot be written.
+        OutputError: If two scans would get the same file names, a result is there already, or
+            it cannot be written.
         FewlabelError: If a scan cannot be used.
     """
     places = [(scan, ResultPaths.of(scan, out)) for scan in scans]
+    require_different_names(places)
     for _, paths in places:
         if paths.record.exists():
             raise OutputError(
@@ -120,7 +123,9 @@ def propagate_files(
 
 def _matched(scans: Path, labels: Path, protocol: LabelProtocol) -> list[tuple[Path, Path]]:
     images = [
-        f for f in sorted(scans.rglob("*.nii*")) if "_dseg" not in f.name and f.name[0] != "."
+        f
+        for f in sorted(scans.rglob("*"))
+        if stem_of(f.name) and "_dseg" not in f.name and f.name[0] != "."
     ]
     by_case: dict[str, Path] = {}
     for image in images:

@@ -61,6 +61,18 @@ class ResultPaths:
         """Every file, the record last."""
         return (self.labels, self.legend, self.volumes, self.picture, self.record)
 
+    def read_record(self) -> dict[str, Any]:
+        """What the record says."""
+        found: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        return found
+
+    def made_by(self) -> str:
+        """The model that the record names, and its version; nothing if it names none."""
+        model = self.read_record().get("model")
+        if not isinstance(model, dict):
+            return ""
+        return f"{model.get('name', '')} {model.get('version', '')}".strip()
+
 
 def require_different_names(scans: Iterable[tuple[Path, ResultPaths]]) -> None:
     """Refuse scans whose results would overwrite each other.
@@ -73,14 +85,20 @@ def require_different_names(scans: Iterable[tuple[Path, ResultPaths]]) -> None:
         place = paths.labels.absolute()
         if place in taken:
             raise OutputError(
-                f"{taken[place]} and {scan} would both be segmented to {paths.labels}.",
+                _both(taken[place], scan, paths),
                 fix="give them one at a time with different --out folders.",
             )
         taken[place] = scan
 
 
+def _both(first: Path, second: Path, paths: ResultPaths) -> str:
+    return f"{first} and {second} would both be segmented to {paths.labels}."
+
+
 def is_done(scan: Path, paths: ResultPaths, images: Collection[str] = ()) -> bool:
     """Whether a whole result of this scan is there already.
+
+    If the scan that a result is of does not lie where it was, its name alone tells.
 
     Args:
         scan: The file that results are named after.
@@ -95,13 +113,14 @@ def is_done(scan: Path, paths: ResultPaths, images: Collection[str] = ()) -> boo
     if not there:
         return False
     try:
-        record = json.loads(paths.record.read_text(encoding="utf-8"))
+        record = paths.read_record()
         source = str(record["scan"]) if record["fewlabel"] and len(there) == 5 else ""
         seen = {Path(path).name for path in record.get("images", {}).values()} or {source}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         source, seen = "", set()
     name = scan.absolute().name
     if source == name and seen == (set(images) or {name}):
+        _require_same(scan, str(record.get("source") or ""), paths)
         return True
     of = " and ".join(sorted(seen))
     owner = f"the result of {of}" if source else "not a whole result of fewlabel"
@@ -109,6 +128,16 @@ def is_done(scan: Path, paths: ResultPaths, images: Collection[str] = ()) -> boo
         f"{there[0]} exists and is {owner}; it was left alone.",
         fix="choose another folder with --out, or replace it with --overwrite.",
     )
+
+
+def _require_same(scan: Path, source: str, paths: ResultPaths) -> None:
+    """Refuse the result of another scan of the same name, if that scan is still there."""
+    other = paths.record.parent / source
+    if source and other.exists() and not (scan.exists() and scan.samefile(other)):
+        raise OutputError(
+            _both(Path(os.path.realpath(other.parent), other.name), scan, paths),
+            fix="choose another folder with --out, or replace it with --overwrite.",
+        )
 
 
 def require_writable(folder: Path) -> None:

@@ -5,7 +5,7 @@ apart, with skull or without, in any contrast; if half of the head lies outside 
 width or its length still does.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 from fewlabel.engine import Compute
 from fewlabel.errors import ConfigError
 from fewlabel.field import bright_mm
-from fewlabel.io import read_scan
 from fewlabel.look import Watch
-from fewlabel.modalities import Images
-from fewlabel.model import DEFAULT, ModelFolder, find_model, list_models
+from fewlabel.modalities import Images, read_image
+from fewlabel.model import DEFAULT, ModelFolder, find_model
 from fewlabel.people import UNKNOWN, Age, age_of
 from fewlabel.segmenter import Segmenter
 from fewlabel.volume import Scan
@@ -83,8 +82,7 @@ def choose_model(scan: Scan, age: Age, modalities: Iterable[str] = ()) -> Suited
         ConfigError: If the model that suits the scan does not look at further images.
         ModelFolderError: If a model's files are damaged.
     """
-    shipped = [m.card.name for m in list_models() if m.card.name in MADE_FOR]
-    name, why, doubt = _by_age_or_size(age, scan, shipped)
+    name, why, doubt = _by_age_or_size(age, scan)
     model, others = find_model(name), list(modalities)
     if others and not set(others) < set(model.card.looks_at):
         raise ConfigError(
@@ -94,17 +92,16 @@ def choose_model(scan: Scan, age: Age, modalities: Iterable[str] = ()) -> Suited
     return Suited(model, why, doubt)
 
 
-def _by_age_or_size(age: Age, scan: Scan, shipped: Iterable[str]) -> tuple[str, str, str | None]:
+def _by_age_or_size(age: Age, scan: Scan) -> tuple[str, str, str | None]:
     """Name, reason and doubt."""
-    made: Mapping[str, MadeFor] = {name: MADE_FOR[name] for name in shipped}
+    made, extent = MADE_FOR, bright_mm(scan)
+    size = _size(extent)
+    best = max(made, key=lambda name: (made[name].fits(*extent), name == DEFAULT))
     if age.years is not None:
         told = [name for name, one in made.items() if _within(age.years, one.age_years)]
         if told:
-            years = f"{age.weeks:.4g} weeks" if age.years < 1 and age.weeks else _years(age.years)
-            return told[0], f"for {made[told[0]].people}: the person is {years} old", None
-    extent = bright_mm(scan)  # not looked at where the age decides
-    size = f"{extent[0]:.0f} mm wide and {extent[1]:.0f} mm long"
-    best = max(made, key=lambda name: (made[name].fits(*extent), name == DEFAULT))
+            why, doubt = _by_age(age, made[told[0]], made[best], extent)
+            return told[0], why, doubt
     people, why = made[best].people, f"for {made[best].people}: the head or brain is {size}"
     groups = " nor ".join(one.people for one in made.values())
     if age.years is not None:
@@ -122,6 +119,27 @@ def _by_age_or_size(age: Age, scan: Scan, shipped: Iterable[str]) -> tuple[str, 
     return best, why, says
 
 
+def _by_age(
+    age: Age, own: MadeFor, like: MadeFor, extent: tuple[float, float]
+) -> tuple[str, str | None]:
+    """Reason and doubt of a model by age, where the size speaks for `like`."""
+    assert age.years is not None
+    years = f"{age.weeks:.4g} weeks" if age.years < 1 and age.weeks else _years(age.years)
+    why = f"for {own.people}: the person is {years} old"
+    if own.fits(*extent) == len(extent) or like.fits(*extent) < len(extent):
+        return why, None
+    says = (
+        f"The person is {years} old, but what is bright in this scan is {_size(extent)}, as in"
+        f" {like.people}. The model for {own.people} was used; if the age is wrong, choose another"
+        " with --model."
+    )
+    return why, says
+
+
+def _size(extent_mm: tuple[float, float]) -> str:
+    return f"{extent_mm[0]:.0f} mm wide and {extent_mm[1]:.0f} mm long"
+
+
 def _years(years: float) -> str:
     return f"{years:.3g} years"
 
@@ -130,10 +148,12 @@ def _within(value: float, limits: Range) -> bool:
     return limits[0] <= value <= limits[1]
 
 
-def modalities_of_models() -> tuple[str, ...]:
-    """All modalities that the models to choose from look at."""
-    names = (name for m in list_models() if m.card.name in MADE_FOR for name in m.card.looks_at)
-    return tuple(dict.fromkeys(names))
+def known_modalities(model: ModelFolder | None) -> tuple[str, ...]:
+    """Those that a model looks at; None: that any of those to choose from does."""
+    if model is not None:
+        return model.card.looks_at
+    found = (modality for name in MADE_FOR for modality in find_model(name).card.looks_at)
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +203,7 @@ class Segmenters:
         self._load(find_model())  # most are adults, and it loads while the scan is read
         watch = Watch()
         with watch.stage("read"):
-            scan = images.scan if isinstance(images.scan, Scan) else read_scan(images.scan)
+            scan = read_image(images.scan)
         with watch.stage("choose"):
             age = UNKNOWN if isinstance(images.scan, Scan) else age_of(images.scan)
             suited = choose_model(scan, age, images.others)

@@ -3,8 +3,10 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fewlabel.errors import OutputError
@@ -36,7 +38,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         yield draft
         _to_disk(draft)
         draft.replace(path)
-        _to_disk(path.parent)
+        with suppress(OSError):  # some file systems refuse it for folders; the file is there
+            _to_disk(path.parent)
     except OSError as problem:
         if problem.filename is not None and os.fspath(problem.filename) != os.fspath(draft):
             raise  # about another file, which the caller was reading
@@ -62,6 +65,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with write_whole(path) as draft:
         draft.write_bytes(content)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files, whole or not at all; one that is there is replaced altogether.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder = folder.resolve()  # of a link, what it leads to is replaced
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    former = draft.with_name(f"{draft.name}.former")
+    try:
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
+            _to_disk(draft / name)
+        draft.chmod(0o755)
+        if folder.exists():
+            folder.rename(former)
+        draft.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from fewlabel import cli
 from tests.band_model import band_model, box_grid, head_at
 
 PROGRAM = Path(sys.executable).with_name("fewlabel")
@@ -73,6 +74,19 @@ def test_a_single_bad_scan_is_a_sentence_and_exit_code_2(fewlabel, tmp_path):
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert names(tmp_path) == ["scan.nii.gz"]
+
+
+def test_a_file_that_the_system_refuses_is_a_sentence_and_exit_code_2(monkeypatch, capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "/home/other/scans")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("fewlabel: /home/other/scans: Permission denied.\n  To fix: ")
 
 
 def test_of_several_scans_the_bad_one_is_listed_and_the_exit_code_is_1(fewlabel, scan_at, tmp_path):

@@ -1,6 +1,7 @@
 """BIDS data sets: images under sub-*/anat, label maps under derivatives/*, participants.tsv."""
 
 import csv
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,12 +109,33 @@ def sessions_of(folder: Path, suffixes: Sequence[str]) -> list[dict[str, list[Pa
 
 def _volumes(folder: Path, pattern: str) -> Iterator[_File]:
     for subject in sorted(folder.glob(pattern)):
-        for path in sorted(subject.rglob("*")):
+        for path in sorted(_files(subject, set())) if subject.is_dir() else ():
             stem = stem_of(path.name)
             if stem and _IS_BIDS.fullmatch(stem):
                 *parts, suffix = stem.split("_")
                 entities = {key: value for key, _, value in (p.partition("-") for p in parts)}
                 yield _File(path, entities, suffix)
+
+
+def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Files in a folder and those below it; links are followed, and each folder read once."""
+    place = os.path.realpath(folder)
+    if place in seen:
+        return
+    seen.add(place)
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError as problem:
+        raise CohortError(
+            f"Cannot read {problem.filename or folder}: {problem.strerror}.",
+            fix="change its permissions, or take it out of the data set.",
+        ) from None
+    for name, is_folder in inside:
+        if is_folder:
+            yield from _files(folder / name, seen)
+        else:
+            yield folder / name
 
 
 def _refuse_ambiguous(folder: Path, labels: list[_File]) -> None:
@@ -128,7 +150,8 @@ def _refuse_ambiguous(folder: Path, labels: list[_File]) -> None:
     kinds = ", ".join(f"{name} ({n} files)" for name, n in sorted(count.items()))
     raise CohortError(
         f"{folder} has several label maps a session, by their `desc`: {kinds}.",
-        fix="choose one kind with --desc NAME; each kind gives a manifest of its own.",
+        fix=f"choose one kind: `fewlabel cohort {folder} --desc NAME --out cohort.tsv`, or"
+        " `data.desc` in settings.",
     )
 
 

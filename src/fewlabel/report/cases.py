@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 from PIL import Image
 
 from fewlabel.card import PredictedAge
-from fewlabel.errors import CohortError
+from fewlabel.cohort import refuse
+from fewlabel.errors import CohortError, ProtocolError
 from fewlabel.labels import LabelProtocol, load_protocol
 from fewlabel.results import RECORD_ENDING, ResultPaths
 from fewlabel.sides import other_side
 
 _PICTURE_WIDTH = 1500
+_FIX = "segment the scan again with --overwrite, or take the file away."
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,41 @@ class SegmentedCase:
         }
 
 
-def find_cases(folder: Path) -> list[SegmentedCase]:
+def find_cases(folder: Path, tell: Callable[[str], None] | None = None) -> list[SegmentedCase]:
     """Every whole result anywhere below a folder, the most doubtful first.
 
+    Drafts, whose names begin with a dot, and what others wrote under such names are passed over.
+
+    Args:
+        folder: Where to look.
+        tell: Is given a sentence about each damaged result, which is left out.
+
     Raises:
-        CohortError: If a result cannot be read.
+        CohortError: If there are damaged results only.
     """
-    cases = [read_case(file) for file in sorted(folder.rglob(f"*{RECORD_ENDING}"))]
+    cases, damaged = [], []
+    for file in sorted(folder.rglob(f"*{RECORD_ENDING}")):
+        if file.name.startswith(".") or _is_foreign(file):
+            continue
+        try:
+            cases.append(read_case(file))
+        except CohortError as problem:
+            damaged.append(problem.what)
+    if not cases:
+        refuse(str(folder), damaged, fix=_FIX)
+    if tell is not None:
+        for what in damaged:
+            tell(what)
     return sorted(cases, key=lambda case: (case.doubt, case.id))
+
+
+def _is_foreign(file: Path) -> bool:
+    """Whether a file is JSON, but not about a scan that `fewlabel segment` segmented."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not isinstance(said, dict) or "fewlabel" not in said or "registrations" in said
 
 
 def read_case(record: Path) -> SegmentedCase:
@@ -89,12 +118,14 @@ def read_case(record: Path) -> SegmentedCase:
     try:
         said = json.loads(record.read_text(encoding="utf-8"))
         volumes = dict(_volumes(paths.volumes))
+        load_protocol(paths.legend)
         if not isinstance(said, dict) or "fewlabel" not in said:
             raise ValueError("not a record of fewlabel")
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, ProtocolError) as problem:
+        reason = problem.what.rstrip(".") if isinstance(problem, ProtocolError) else str(problem)
         raise CohortError(
-            f"{record} is not a whole result of fewlabel: {problem}.",
-            fix="segment the scan again with --overwrite, or take the file away.",
+            f"{record} is not a whole result of fewlabel: {reason}.",
+            fix=_FIX,
         ) from None
     source = record.parent / str(said.get("source") or said.get("scan") or "")
     return SegmentedCase(stem, paths, said, volumes, source if source.is_file() else None)

@@ -6,7 +6,7 @@ and the page's script writes them as text, never as HTML.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -35,7 +35,13 @@ _PAGE_BYTES = 26_000_000
 _MOST_PER_CASE, _LEAST_PER_CASE, _PICTURE_BYTES = 3_500_000, 300_000, 140_000
 
 
-def write_report(folders: Sequence[Path], out: Path, *, norms: Path | None = None) -> Path:
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    norms: Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
     """Write the report of segmented scans and training runs.
 
     Args:
@@ -44,12 +50,13 @@ def write_report(folders: Sequence[Path], out: Path, *, norms: Path | None = Non
         out: The page to write.
         norms: TSV of usual volumes (structure, low_mm3, high_mm3); without it cases are shown
             against each other.
+        tell: Is given a sentence about each damaged result, which is left out.
 
     Returns:
         The page.
 
     Raises:
-        CohortError: If a folder holds neither.
+        CohortError: If a folder holds neither, or damaged results only.
         OutputError: If the page cannot be written.
     """
     cases: list[SegmentedCase] = []
@@ -60,7 +67,7 @@ def write_report(folders: Sequence[Path], out: Path, *, norms: Path | None = Non
         if is_run(folder):
             runs.append(read_run(folder))
             continue
-        found = find_cases(folder)
+        found = find_cases(folder, tell)
         if not found:
             raise CohortError(
                 f"{folder} holds neither a training run nor results of `fewlabel segment`.",
