@@ -99,13 +99,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         self.patches.require_stride(stride_of(self.channels, self.fine))
-        self.augment.require_from_zero(self.working.intensity)
         if self.depths >= len(self.channels):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         if not (self.fine or self.fine_norm):
             raise ValueError("`fine_norm: false` needs `fine`, a layer at full resolution")
         if self.augment.synthetic and self.working.intensity != "robust_scale":
             raise ValueError("`augment.synthetic` needs `working.intensity: robust_scale`")
+        self.augment.require_from_zero(self.working.intensity)
         return self
 
 
