@@ -12,8 +12,8 @@
 - **seen**: the model on the weeks it has learned from. Does it no better there, it needs training
   rather than data. Rows go to benchmarks/results/neonate-drawem9_seen.csv.
 
-Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and twice more at 0.86 mm on images that are
-changed less. Stop it at any time; the same command goes on.
+Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and three times more at 0.86 mm on images that
+are changed less. Stop it at any time; the same command goes on.
 `--scale` multiplies all steps, to try the script; `--train` leaves exporting and scoring to a
 later call, so that each network can be trained on a machine that only trains.
 """
@@ -45,7 +45,7 @@ from fewlabel.recipes.neonatal import STAGE
 
 MODEL = Path(__file__).parents[2] / "src" / "fewlabel" / "models" / "neonate-drawem9"
 TABLE, SEEN = (RESULTS / f"neonate-drawem9_{name}.csv" for name in ("folds", "seen"))
-VERSION = "1.4"
+VERSION = "1.5"
 """Of the model that is trained so."""
 LEVELS = (
     (3.4375, 1200, 3e-3),
@@ -53,6 +53,7 @@ LEVELS = (
     (0.859375, 650, 1.5e-3),
     (0.859375, 550, 1.2e-3),
     (0.859375, 700, 1.2e-3),
+    (0.859375, 900, 1.5e-3),
 )
 """Voxel size in mm, steps, learning rate. The last is that of the templates."""
 NETWORK: dict[str, Any] = {"channels": [16, 32, 64, 128]}
