@@ -12,8 +12,8 @@
 - **seen**: the model on the weeks it has learned from. Does it no better there, it needs training
   rather than data. Rows go to benchmarks/results/neonate-drawem9_seen.csv.
 
-Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and three times more at 0.86 mm on images that
-are changed less. Stop it at any time; the same command goes on.
+Networks learn coarse to fine, at 3.4, 1.7 and 0.86 mm, and three times more at 0.86 mm on images
+that are changed less. Stop it at any time; the same command goes on.
 `--scale` multiplies all steps, to try the script; `--train` leaves exporting and scoring to a
 later call, so that each network can be trained on a machine that only trains.
 """
