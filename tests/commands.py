@@ -1,5 +1,10 @@
 """The `fewlabel` command, called from tests."""
 
+import socket
+from contextlib import suppress
+
+import numpy as np
+
 from fewlabel.cli import app
 
 
@@ -10,3 +15,12 @@ def command(*words: object) -> int:
     except SystemExit as left:
         return int(left.code or 0)
     return 0
+
+
+def free_port() -> int:
+    """One below those that systems give to connections, so that nobody takes it meanwhile."""
+    for port in np.random.default_rng().permutation(np.arange(20_000, 30_000)):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", int(port)))
+            return int(port)
+    raise AssertionError("all ports are taken")

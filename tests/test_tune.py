@@ -1,5 +1,10 @@
 """Ways to fine-tune side by side: under one budget, and going on where they stopped."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -10,7 +15,7 @@ from fewlabel.nets.unet import UNet
 from fewlabel.scores import Score, ScoreTable
 from fewlabel.train.checkpoint import save_weights
 from fewlabel.tune import Way, as_markdown, as_tsv, tune
-from tests.commands import command
+from tests.commands import command, free_port
 
 SETTINGS = {
     "recipe": "finetune",
@@ -143,3 +148,17 @@ def test_only_the_first_of_several_processes_scores(settings, tmp_path, monkeypa
     assert tune(settings, tmp_path / "ways", ["frozen", "full"]) == ()
     assert trained == ["frozen", "full"]
     assert not (tmp_path / "ways").exists()
+
+
+def test_two_processes_go_from_one_way_to_the_next(settings, tmp_path):
+    program, out = Path(sys.executable).with_name("fewlabel"), tmp_path / "ways"
+    done = subprocess.run(
+        [program, "finetune", settings, "--out", out, "--strategies", "inner-1", "full",
+         "--device", "cpu", "--devices", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (out / "comparison.md").read_text()
+    assert "| `full` |" in done.stdout

@@ -90,6 +90,7 @@ def finetune(  # noqa: PLR0913  (each is an option of the command)
     """
     from fewlabel.recipes import read_plan
     from fewlabel.strategies import PAPER
+    from fewlabel.train_run import first_process
     from fewlabel.tune import PAGE, tune
 
     told = tuple(changes or ())
@@ -98,7 +99,8 @@ def finetune(  # noqa: PLR0913  (each is an option of the command)
         wanted = [read_plan(config, told).resolved().get("strategy", "full")]
     with _carried_out(hardware, "the same command goes on.") as means:
         tune(config, out, wanted, changes=told, split=split, means=means)
-    print((out / PAGE).read_text(encoding="utf-8"), end="")
+    if first_process():
+        print((out / PAGE).read_text(encoding="utf-8"), end="")
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """Processes that train together."""
 
 import os
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fewlabel.train.checkpoint import load_weights
+from tests.commands import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,17 +29,8 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batches(settings, tm
             torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6)
 
 
-def _free_port():
-    """One below those that systems give to connections, so that nobody takes it meanwhile."""
-    for port in np.random.default_rng().permutation(np.arange(20_000, 30_000)):
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", int(port)))
-            return port
-    raise AssertionError("all ports are taken")
-
-
 def _start(path, run, *options):
-    port = str(_free_port())
+    port = str(free_port())
     script = str(ROOT / "tests" / "train" / "run_tiny.py")
     command = [sys.executable, script, "train", str(path), "--out", str(run), *options]
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
