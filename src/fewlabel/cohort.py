@@ -58,6 +58,11 @@ class Case:
     site: str = ""
     split: str = ""
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """Images and label map, by their columns in a manifest."""
+        return {**self.scans, **({"labels": self.labels} if self.labels else {})}
+
     def drawn_in(self) -> LabelProtocol:
         """The protocol of the label map.
 
@@ -232,14 +237,13 @@ def problems_of(cohort: Cohort) -> list[str]:
         if names.count(name) > 1 or not name
     ]
     for case in cohort.cases:
-        paths = {**case.scans, **({"labels": case.labels} if case.labels else {})}
         problems += [
             f"{case.id}: there is no file {path} (column {column!r}"
             f"{'' if column == 'labels' else ', taken for a modality'})."
-            for column, path in paths.items()
+            for column, path in case.files.items()
             if not path.exists()
         ]
-        if not paths:
+        if not case.files:
             problems.append(f"{case.id}: it has neither an image nor labels.")
         if case.split and case.split not in SPLITS:
             problems.append(

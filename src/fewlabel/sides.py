@@ -1,13 +1,27 @@
 """Left and right in the names of structures, as the field writes them."""
 
 import re
-from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
 
 _WORDS = (("Left", "Right"), ("left", "right"), ("LEFT", "RIGHT"), ("lh", "rh"), ("LH", "RH"))
 _WORD, _ENDING = r"(?<![A-Za-z]){}(?![a-z])", r"(?<=[a-z]){}(?![A-Za-z])"
 _LETTER, _PREFIX = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])", r"(?<![A-Za-z0-9]){}(?=[A-Z][a-z])"
-_SURE = (*((left, right, _WORD) for left, right in _WORDS), ("Left", "Right", _ENDING))
-_LETTERS = (("L", "R", _LETTER), ("l", "r", _LETTER), ("l", "r", _PREFIX))
+_MARKS = (
+    *((left, right, _WORD) for left, right in _WORDS),
+    ("Left", "Right", _ENDING),
+    ("L", "R", _LETTER),
+    ("l", "r", _LETTER),
+    ("l", "r", _PREFIX),
+)
+
+
+class _Side(NamedTuple):
+    """What a name says: its partner, whether it is on the left, and whether a word says so."""
+
+    partner: str
+    is_left: bool
+    is_sure: bool
 
 
 def other_side(name: str) -> str | None:
@@ -18,7 +32,8 @@ def other_side(name: str) -> str | None:
     >>> other_side("Hippocampus_L"), other_side("rPutamen"), other_side("ThalamusLeft")
     ('Hippocampus_R', 'lPutamen', 'ThalamusRight')
     """
-    return next((partner for partner, _ in _swapped(name, (*_SURE, *_LETTERS))), None)
+    side = _side(name)
+    return None if side is None else side.partner
 
 
 def is_left(name: str) -> bool:
@@ -27,7 +42,8 @@ def is_left(name: str) -> bool:
     >>> is_left("Left-Caudate"), is_left("ctx-lh-cuneus"), is_left("Right-Caudate")
     (True, True, False)
     """
-    return next((left for _, left in _swapped(name, (*_SURE, *_LETTERS))), False)
+    side = _side(name)
+    return side is not None and side.is_left
 
 
 def surely_sided(name: str) -> bool:
@@ -36,13 +52,15 @@ def surely_sided(name: str) -> bool:
     >>> surely_sided("Left-LGN"), surely_sided("Layer L")
     (True, False)
     """
-    return any(True for _ in _swapped(name, _SURE))
+    side = _side(name)
+    return side is not None and side.is_sure
 
 
-def _swapped(name: str, marks: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, bool]]:
-    """The name with one mark exchanged, and whether that was of the left."""
-    for left, right, where in marks:
+@cache
+def _side(name: str) -> _Side | None:
+    for left, right, where in _MARKS:
         for one, other in ((left, right), (right, left)):
             swapped, times = re.subn(where.format(one), other, name)
             if times:
-                yield swapped, one == left
+                return _Side(swapped, one == left, len(one) > 1)
+    return None

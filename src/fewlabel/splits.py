@@ -9,25 +9,28 @@ import numpy as np
 from fewlabel.cohort import Case, Cohort, refuse
 from fewlabel.errors import CohortError
 
+_Key = tuple[str, str]
+
 
 def kin(cases: Iterable[Case]) -> list[list[Case]]:
     """Cases in groups that share no person, no family and no file with each other.
 
     Somebody who is in two families joins them.
     """
-    groups: dict[tuple[str, str], list[Case]] = {}
+    groups: dict[_Key, list[tuple[Case, list[_Key]]]] = {}
     for case in cases:
-        joined = {id(groups[key]): groups[key] for key in _keys(case) if key in groups}
-        merged = [*(member for group in joined.values() for member in group), case]
-        groups |= {key: merged for member in merged for key in _keys(member)}
-    return list({id(group): group for group in groups.values()}.values())
+        keys = _keys(case)
+        joined = {id(groups[key]): groups[key] for key in keys if key in groups}
+        merged = [*(member for group in joined.values() for member in group), (case, keys)]
+        groups |= {key: merged for _, own in merged for key in own}
+    found = {id(group): group for group in groups.values()}.values()
+    return [[case for case, _ in group] for group in found]
 
 
-def _keys(case: Case) -> list[tuple[str, str]]:
+def _keys(case: Case) -> list[_Key]:
     """What cases must not share with those of another group."""
-    files = [*case.scans.values(), *([case.labels] if case.labels else [])]
     own = [("person", case.person), ("family", case.family)]
-    return own + [("file", os.path.realpath(file)) for file in files]
+    return own + [("file", os.path.realpath(file)) for file in case.files.values()]
 
 
 def relatives_as_one(cases: Iterable[Case]) -> list[Case]:
