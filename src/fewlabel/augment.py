@@ -68,7 +68,11 @@ class AugmentConfig(Settings):
         Raises:
             ValueError: If it is another one than "robust_scale".
         """
-        if intensity != "robust_scale" and self.chance:
+        if intensity == "robust_scale":
+            return
+        if self.synthetic:
+            raise ValueError("`augment.synthetic` needs `working.intensity: robust_scale`")
+        if self.chance:
             raise ValueError(
                 "`augment.chance` must be 0 unless `working.intensity` is robust_scale: bias and"
                 " gamma are made for intensities from 0 to 1"

@@ -187,12 +187,13 @@ def rule_of(config: Config, source: Source) -> WorkingRule:
         raise ConfigError(
             f"`depths` must be less than the {levels} levels of the source.", fix="lower it."
         )
-    if rule.intensity != "robust_scale" and config.augment.chance:
+    try:
+        config.augment.require_from_zero(rule.intensity)
+    except ValueError as problem:
         raise ConfigError(
-            f"The source learned from scans scaled by {rule.intensity}, and the bias and gamma of"
-            " `augment` are made for intensities from 0 to 1.",
-            fix="set `augment.chance: 0`.",
-        )
+            f"The source learned from scans scaled by {rule.intensity}: {problem}.",
+            fix="set `augment.chance: 0` and `augment.synthetic: 0`.",
+        ) from None
     return rule
 
 

@@ -103,8 +103,6 @@ class Config(Settings):
             raise ValueError(f"`depths` must be less than the {len(self.channels)} levels")
         if not (self.fine or self.fine_norm):
             raise ValueError("`fine_norm: false` needs `fine`, a layer at full resolution")
-        if self.augment.synthetic and self.working.intensity != "robust_scale":
-            raise ValueError("`augment.synthetic` needs `working.intensity: robust_scale`")
         self.augment.require_from_zero(self.working.intensity)
         return self
 
